@@ -1,0 +1,68 @@
+//! Session ids as clients see them: ours, random, never the upstream's own.
+
+use std::fmt;
+
+/// 24 random bytes (192 bits, from the CSPRNG) as 32 characters of base64url (RFC 4648 section 5),
+/// which are visible ASCII as MCP asks of `Mcp-Session-Id`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId([u8; SessionId::LEN]);
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+impl SessionId {
+    /// Length in bytes as text.
+    pub const LEN: usize = 32;
+
+    /// The id made of these random bytes.
+    pub fn from_random(random: [u8; 24]) -> SessionId {
+        let mut text = [0u8; SessionId::LEN];
+        for (three, four) in random.chunks_exact(3).zip(text.chunks_exact_mut(4)) {
+            let word = u32::from(three[0]) << 16 | u32::from(three[1]) << 8 | u32::from(three[2]);
+            for (i, out) in four.iter_mut().enumerate() {
+                *out = ALPHABET[(word >> (18 - 6 * i) & 63) as usize];
+            }
+        }
+        SessionId(text)
+    }
+
+    /// The id that `text` spells; `None` for anything that we cannot have issued.
+    pub fn parse(text: &[u8]) -> Option<SessionId> {
+        let text: [u8; SessionId::LEN] = text.try_into().ok()?;
+        text.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')).then_some(SessionId(text))
+    }
+
+    pub fn as_bytes(&self) -> &[u8; SessionId::LEN] {
+        &self.0
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("base64url is ASCII")
+    }
+}
+
+/// An id is a bearer secret: logs get its first six characters only.
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}...", &self.as_str()[..6])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_round_trips_and_debug_hides_the_secret() {
+        let id = SessionId::from_random([0xfb; 24]);
+        assert_eq!(SessionId::parse(id.as_bytes()), Some(id));
+        assert_eq!(id.as_str().len(), 32);
+        assert!(format!("{id:?}").len() < 12);
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_have_issued() {
+        assert_eq!(SessionId::parse(b"short"), None);
+        assert_eq!(SessionId::parse(&[b'='; 32]), None);
+        assert_eq!(SessionId::parse(&[b'a'; 33]), None);
+    }
+}

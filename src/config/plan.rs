@@ -1,0 +1,179 @@
+//! The configuration as run: typed, complete, checked. Built once, shared by `Arc`, never changed.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::wire::http1::head::HeadLimits;
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub bind: SocketAddr,
+    /// Number of worker threads, at least 1.
+    pub workers: usize,
+    pub driver: DriverChoice,
+    /// In the order of the configuration; names are unique. Empty: the server starts, is not ready, and answers 503.
+    pub upstreams: Vec<UpstreamPlan>,
+    pub session: SessionPlan,
+    pub limits: LimitsPlan,
+    pub timeouts: TimeoutsPlan,
+    pub pool: PoolPlan,
+    pub guards: GuardsPlan,
+    pub log: LogPlan,
+    /// Size of the buffers that stream bodies (`performance.buffer_size`), bytes.
+    pub stream_buffer_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriverChoice {
+    /// io_uring with DEFER_TASKRUN, else with COOP_TASKRUN, else epoll.
+    Auto,
+    IoUring,
+    Epoll,
+}
+
+#[derive(Clone, Debug)]
+pub struct UpstreamPlan {
+    /// The label in metrics and the affinity key in the session store.
+    pub name: String,
+    /// DNS name or IP literal (IPv6 without brackets).
+    pub host: String,
+    pub port: u16,
+    /// `host:port` as a `Host` field carries it (default ports left out, IPv6 in brackets).
+    pub authority: String,
+    /// Path of the configured URL, "/" if it has none. A request for "/" is sent to this path, every other path as it is.
+    pub path: String,
+    /// `None` for `http://`.
+    pub tls: Option<UpstreamTls>,
+    /// At least 1.
+    pub weight: u32,
+    /// Connections in use at a time, over all workers.
+    pub max_connections: Option<u32>,
+    /// To the answer's head, then between body bytes; never on an SSE stream.
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct UpstreamTls {
+    /// Name to verify and to send as SNI.
+    pub server_name: String,
+    /// PEM file of roots; `None`: the system's.
+    pub ca_path: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+pub struct SessionPlan {
+    pub store: StoreKind,
+    /// Directory that holds the LMDB environment (unused for `Memory`).
+    pub path: PathBuf,
+    /// A session that is not used for this long ends.
+    pub timeout: Duration,
+    pub max_sessions: u64,
+    pub cleanup_interval: Duration,
+    pub durability: Durability,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    Lmdb,
+    Memory,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// What a client was told survives a power cut.
+    Strict,
+    /// May lose the last commits at a power cut, never integrity (NO_META_SYNC).
+    Relaxed,
+}
+
+#[derive(Clone, Debug)]
+pub struct LimitsPlan {
+    /// For requests and for upstream's answers alike.
+    pub head: HeadLimits,
+    /// Largest request body, bytes; `None`: no limit.
+    pub body_bytes_max: Option<u64>,
+    /// Bodies up to this many bytes are scanned whole before upstream sees a byte.
+    pub peek_bytes_max: usize,
+    /// Client connections over all workers.
+    pub connections_max: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct TimeoutsPlan {
+    /// From a request's first byte to the end of its head: 408.
+    pub header: Duration,
+    /// Between two reads of a request body: 408.
+    pub body: Duration,
+    /// Between requests on one connection.
+    pub keep_alive: Duration,
+    /// A whole exchange that is not an SSE stream; `None`: no limit. 504.
+    pub request: Option<Duration>,
+    /// One attempt to connect to upstream.
+    pub connect: Duration,
+    /// A client that reads nothing for this long is dropped.
+    pub write: Duration,
+    /// From SIGTERM to the end of what is still running.
+    pub shutdown: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct PoolPlan {
+    /// Idle connections an upstream, over all workers, that `idle_timeout` leaves alone.
+    pub min_idle: usize,
+    /// Idle connections an upstream kept at most, over all workers.
+    pub max_size: usize,
+    pub idle_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct GuardsPlan {
+    /// Host names (without port, lower case) that are accepted; empty: the rule by bind address.
+    pub allowed_hosts: Vec<String>,
+    /// Origins (`scheme://host[:port]`, lower case) that are accepted besides the built-in rule; `*` alone: any.
+    pub allowed_origins: Vec<String>,
+    /// Peers whose `Forwarded` and `X-Forwarded-*` are kept and extended.
+    pub trusted_proxies: Vec<Cidr>,
+    /// Send the upstream's authority as `Host` in place of the client's.
+    pub rewrite_host: bool,
+}
+
+/// An address range, e.g. `10.0.0.0/8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    pub address: IpAddr,
+    pub prefix: u8,
+}
+
+impl Cidr {
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let (net, ip, width) = match (self.address, address.to_canonical()) {
+            (IpAddr::V4(net), IpAddr::V4(ip)) => (u128::from(net.to_bits()), u128::from(ip.to_bits()), 32),
+            (IpAddr::V6(net), IpAddr::V6(ip)) => (net.to_bits(), ip.to_bits(), 128),
+            _ => return false,
+        };
+        let host_bits = width - u32::from(self.prefix).min(width);
+        net.checked_shr(host_bits).unwrap_or(0) == ip.checked_shr(host_bits).unwrap_or(0)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct LogPlan {
+    /// A filter in the syntax of `RUST_LOG`.
+    pub filter: String,
+    pub format: LogFormat,
+    pub output: LogOutput,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogOutput {
+    Stdout,
+    Stderr,
+    File(PathBuf),
+}

@@ -1,0 +1,30 @@
+//! Shadowcat: a proxy for MCP servers.
+//!
+//! | layer | modules | what it is |
+//! |---|---|---|
+//! | L6 | `cli` | one file a command |
+//! | L5 | `control`, `demo` | the side that may block: supervisor, DNS, signals; the built-in MCP server |
+//! | L4 | `worker` | the data plane: one thread, one ring |
+//! | L3 | `net`, `store`, `table` | the only monoio I/O, the only LMDB code, the only shared mutable memory |
+//! | L2 | `config`, `telemetry` | file as written and plan as run; metrics and logs |
+//! | L1 | `wire` | sans-io: HTTP/1.1, JSON-RPC, SSE, MCP |
+//! | L0 | `base` | spans, ids, limits |
+//!
+//! A module imports only lower layers, and inside L3 and L2 none imports its neighbour
+//! (`tests/tidy.rs` holds this table against every `use crate::`).
+//!
+//! The life of a request: `worker::accept` takes the connection, `worker::connection` reads a head,
+//! `worker::exchange` runs the stages in order (envelope, route, session, upstream, relay), each
+//! consuming the proof of the one before; `worker::refusal` turns every stage's error into one answer.
+
+pub mod base;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod demo;
+pub mod net;
+pub mod store;
+pub mod table;
+pub mod telemetry;
+pub mod wire;
+pub mod worker;

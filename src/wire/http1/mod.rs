@@ -1,0 +1,6 @@
+//! HTTP/1.1 (RFC 9112) without I/O.
+
+pub mod body;
+pub mod encode;
+pub mod framing;
+pub mod head;

@@ -1,0 +1,7 @@
+//! L1: protocol cores without I/O: bytes in, events out, time as an argument.
+
+pub mod http1;
+pub mod json;
+pub mod jsonrpc;
+pub mod mcp;
+pub mod sse;
