@@ -1,13 +1,13 @@
 //! Listening sockets: one a worker on the same address (SO_REUSEPORT).
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener, TcpStream};
 use std::os::fd::AsFd;
 
 use monoio::net::TcpListener;
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
-
-use super::Stream;
 
 /// Connections that wait to be accepted, a socket; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -45,28 +45,34 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
 
 /// A listener of this worker.
 pub struct Listener {
-    inner: TcpListener,
+    /// Duplicates of one descriptor: monoio's waits, the other accepts. Accepting through the ring would lose the
+    /// connection of a cancelled accept, and would leave it without FD_CLOEXEC.
+    waiter: TcpListener,
+    queue: StdListener,
 }
 
 impl Listener {
     /// Takes over a duplicate of `listener`, so that a restarted worker finds the same queue.
     pub fn adopt(listener: &StdListener) -> io::Result<Listener> {
-        Ok(Listener { inner: TcpListener::from_std(listener.try_clone()?)? })
+        Ok(Listener { waiter: TcpListener::from_std(listener.try_clone()?)?, queue: listener.try_clone()? })
     }
 
-    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
-        let (tcp, peer) = self.inner.accept().await?;
-        let _ = tcp.set_nodelay(true);
-        Ok((Stream::plain(tcp), peer))
+    /// Wait until somebody wants to connect. May be dropped at any time.
+    pub async fn ready(&self) -> io::Result<()> {
+        self.waiter.readable(true).await
     }
-}
 
-/// What is already in the accept queue, without waiting: for the drain before a listener closes.
-pub fn accept_now(listener: &StdListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
-    let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
-    let fd = rustix::net::accept_with(listener.as_fd(), flags)?;
-    let stream = std::net::TcpStream::from(fd);
-    stream.set_nodelay(true)?;
-    let peer = stream.peer_addr()?;
-    Ok((stream, peer))
+    /// The next connection of the queue, `None` if it is empty; does not wait.
+    pub fn accept(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (fd, peer) = match rustix::net::acceptfrom_with(self.queue.as_fd(), flags) {
+            Ok(accepted) => accepted,
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let peer = peer.and_then(|peer| peer.try_into().ok()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let stream = TcpStream::from(fd);
+        stream.set_nodelay(true)?;
+        Ok(Some((stream, peer)))
+    }
 }

@@ -36,9 +36,6 @@ pub struct Stream {
 impl Stream {
     pub(super) fn plain(tcp: TcpStream) -> Stream {
         let fd = tcp.as_raw_fd();
-        // monoio accepts without SOCK_CLOEXEC; a child process must not inherit a client's connection.
-        // SAFETY: `tcp` is open and lives on in the returned value.
-        let _ = rustix::io::fcntl_setfd(unsafe { BorrowedFd::borrow_raw(fd) }, rustix::io::FdFlags::CLOEXEC);
         Stream { io: UnsafeCell::new(Io::Plain(tcp)), fd }
     }
 
@@ -53,20 +50,10 @@ impl Stream {
         Ok(Stream::plain(tcp))
     }
 
-    /// A connection that another worker accepted, before any operation was issued on it.
+    /// An accepted connection.
     pub fn adopt(stream: std::net::TcpStream) -> io::Result<Stream> {
         stream.set_nonblocking(true)?;
         Ok(Stream::plain(TcpStream::from_std(stream)?))
-    }
-
-    /// Gives the socket away; only before any operation was issued on it.
-    pub fn release(self) -> Option<std::net::TcpStream> {
-        use std::os::fd::{FromRawFd, IntoRawFd};
-        match self.io.into_inner() {
-            // SAFETY: `into_raw_fd` gives up the ownership that `from_raw_fd` takes.
-            Io::Plain(tcp) => Some(unsafe { std::net::TcpStream::from_raw_fd(tcp.into_raw_fd()) }),
-            Io::Tls(_) => None,
-        }
     }
 
     pub(super) fn into_tcp(self) -> TcpStream {
@@ -140,6 +127,13 @@ impl Stream {
             Io::Plain(tcp) => tcp.shutdown().await,
             Io::Tls(tls) => tls.shutdown().await,
         };
+    }
+
+    /// Close so that the peer sees a reset: what it has got is not all.
+    pub fn reset(&self) {
+        // SAFETY: the descriptor belongs to `self.io`, which lives as long as this borrow.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
+        let _ = rustix::net::sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
     }
 
     /// The descriptor, for [`wake_reader`].

@@ -119,14 +119,14 @@ fn process_families(out: &mut Vec<MetricFamily>, series: &Series) {
 type Labels = Vec<LabelPair>;
 
 fn label(name: &str, value: &str) -> LabelPair {
-    let mut pair = LabelPair::new();
+    let mut pair = LabelPair::default();
     pair.set_name(name.to_owned());
     pair.set_value(value.to_owned());
     pair
 }
 
 fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
-    let mut family = MetricFamily::new();
+    let mut family = MetricFamily::default();
     family.set_name(name.to_owned());
     family.set_help(help.to_owned());
     family.set_field_type(kind);
@@ -136,7 +136,7 @@ fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Met
 
 fn counter(name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64)>) -> MetricFamily {
     let metrics = values.into_iter().map(|(labels, value)| {
-        let mut counter = Counter::new();
+        let mut counter = Counter::default();
         counter.set_value(value as f64);
         let mut metric = Metric::from_label(labels);
         metric.set_counter(counter);
@@ -147,7 +147,7 @@ fn counter(name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64
 
 fn gauge(name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64)>) -> MetricFamily {
     let metrics = values.into_iter().map(|(labels, value)| {
-        let mut gauge = Gauge::new();
+        let mut gauge = Gauge::default();
         gauge.set_value(value as f64);
         let mut metric = Metric::from_label(labels);
         metric.set_gauge(gauge);
@@ -159,12 +159,12 @@ fn gauge(name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64)>
 fn summary(name: &str, help: &str, values: impl IntoIterator<Item = (Labels, Merged)>) -> MetricFamily {
     let metrics = values.into_iter().map(|(labels, merged)| {
         let quantiles = QUANTILES.map(|q| {
-            let mut quantile = Quantile::new();
+            let mut quantile = Quantile::default();
             quantile.set_quantile(q);
             quantile.set_value(merged.quantile(q));
             quantile
         });
-        let mut summary = Summary::new();
+        let mut summary = Summary::default();
         summary.set_sample_count(merged.count);
         summary.set_sample_sum(merged.sum_seconds);
         summary.set_quantile(quantiles.to_vec());
