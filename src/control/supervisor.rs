@@ -40,7 +40,7 @@ pub enum Outcome {
 
 /// What a thread tells the supervisor.
 enum Event {
-    Ready(usize),
+    Ready,
     Failed(usize, io::Error),
     Ended(usize),
     Died(usize),
@@ -104,7 +104,7 @@ impl Fleet {
             let ready = events.clone();
             let result = driver::run(choice, move |driver| {
                 worker::run(index, driver, shared, listener, inbox, move || {
-                    let _ = ready.send(Event::Ready(index));
+                    let _ = ready.send(Event::Ready);
                 })
             });
             farewell.orderly = true;
@@ -120,7 +120,7 @@ impl Fleet {
         let mut waiting = self.plan.workers;
         while waiting > 0 {
             match inbox.recv()? {
-                Event::Ready(_) => waiting -= 1,
+                Event::Ready => waiting -= 1,
                 Event::Failed(_, error) => {
                     let hint = "this kernel or container refuses io_uring with the flags it needs; try --driver auto";
                     return Err(anyhow::Error::new(error).context(hint));
@@ -141,7 +141,7 @@ impl Fleet {
         while self.alive > 0 {
             select! {
                 recv(inbox) -> event => match event? {
-                    Event::Ready(_) => {}
+                    Event::Ready => {}
                     Event::Failed(index, error) => tracing::error!(index, %error, "a worker has no driver"),
                     Event::Ended(_) => self.alive -= 1,
                     Event::Died(index) => {

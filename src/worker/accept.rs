@@ -98,8 +98,8 @@ fn less_busy(worker: &Worker, total: u64) -> Option<usize> {
 }
 
 fn hand_over(worker: &Rc<Worker>, other: usize, stream: std::net::TcpStream, peer: std::net::SocketAddr) {
-    match stream.try_clone() {
-        Ok(copy) if worker.shared.tell(other, Command::Adopt(copy, peer)) => {}
-        _ => connection::start(worker, stream, peer),
+    let told = stream.try_clone().is_ok_and(|copy| worker.shared.tell(other, Command::Adopt(copy, peer)));
+    if !told {
+        connection::start(worker, stream, peer);
     }
 }

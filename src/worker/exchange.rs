@@ -146,7 +146,12 @@ async fn story(
                 continue;
             }
         };
-        return finish(&exchange, standing, input, session, reserved, lease, answer, bytes, upload, watch).await;
+        let parts = Parts { answer, bytes, session: session.as_ref(), reserved };
+        let end = finish(&exchange, standing, input, &lease, parts, upload, watch).await?;
+        if end.reusable {
+            lease.give_back(view);
+        }
+        return Ok(end.after);
     }
 }
 
@@ -265,21 +270,33 @@ impl<'a> Sending<'a> {
     }
 }
 
+/// An answer whose head was read, and what it may mean for a session.
+struct Parts<'a> {
+    answer: &'a ResponseHead,
+    bytes: Buffer,
+    session: Option<&'a Session>,
+    reserved: Option<Reservation>,
+}
+
+/// How an exchange ended.
+struct End {
+    after: After,
+    /// Upstream's connection holds nothing more and may serve again.
+    reusable: bool,
+}
+
 /// From the answer's head to the end of the answer.
-#[expect(clippy::too_many_arguments, reason = "the second half of one story; a struct would only rename them")]
 async fn finish<'a>(
     exchange: &Exchange<'a>,
     standing: &mut Standing,
     input: &mut Buffer,
-    session: Option<Session>,
-    reserved: Option<Reservation>,
-    lease: Lease,
-    answer: &ResponseHead,
-    bytes: Buffer,
+    lease: &Lease,
+    parts: Parts<'_>,
     mut upload: Upload<'_>,
     mut watch: Watch<'a>,
-) -> Result<After, Refusal> {
-    let Exchange { worker, request, envelope, client, .. } = exchange;
+) -> Result<End, Refusal> {
+    let Parts { answer, bytes, session, mut reserved } = parts;
+    let Exchange { worker, request, client, .. } = exchange;
     let cells = lease.cells();
     let blame = |refusal: Refusal| {
         if let Some(fault) = refusal.fault() {
@@ -288,16 +305,15 @@ async fn finish<'a>(
         refusal
     };
     let framed = framing::response(answer, bytes.bytes(), request.method()).map_err(|error| {
-        tracing::warn!(upstream = exchange.name(&lease), %error, "upstream's answer is not valid");
+        tracing::warn!(upstream = exchange.name(lease), %error, "upstream's answer is not valid");
         blame(Refusal::UPSTREAM_PROTOCOL)
     })?;
     let is_stream = is_event_stream(answer, bytes.bytes());
-    let mut reserved = reserved;
-    let shown = settle_session(exchange, &lease, session.as_ref(), &mut reserved, answer, bytes.bytes())
+    let shown = settle_session(exchange, lease, session, &mut reserved, answer, bytes.bytes())
         .await
         .map_err(blame)?;
     let begun: Rc<Cell<Option<SessionId>>> = Rc::default();
-    let inspect = inspection(exchange, &lease, session.as_ref(), reserved, is_stream, answer.status, &begun);
+    let inspect = inspection(exchange, lease, session, reserved, is_stream, answer.status, &begun);
 
     let keep = request.keep_alive() && !upload.is_running() && !worker.is_draining();
     let announced = match framed.body {
@@ -307,7 +323,7 @@ async fn finish<'a>(
     let delivery = outbound::delivery(framed.body, request.head.version, keep, announced);
     let mut out = Buffer::small();
     outbound::response(out.vec(), answer, bytes.bytes(), shown.as_ref().map(|id| id.as_bytes().as_slice()), delivery);
-    let _stream = is_stream.then(|| Streaming::begin(exchange, &lease, session.as_ref()));
+    let _stream = is_stream.then(|| Streaming::begin(exchange, lease, session));
     if is_stream {
         watch.matters = true;
         cells.duration.record(exchange.begun.elapsed(), worker.shared.started.elapsed());
@@ -315,7 +331,7 @@ async fn finish<'a>(
     standing.answered = true;
     let decoder = BodyDecoder::new(framed.body, None);
     let parts = Answer { bytes, head_len: answer.len, decoder, delivery, is_stream };
-    let relayed = relay::answer(exchange, &lease, out, parts, inspect, &mut upload, &mut watch).await;
+    let relayed = relay::answer(exchange, lease, out, parts, inspect, &mut upload, &mut watch).await;
     if let Some(id) = begun.take() {
         // A 2024-11-05 session lives as long as its stream.
         session::end(worker, id).await?;
@@ -328,17 +344,14 @@ async fn finish<'a>(
     if let Some(rest) = upload.rest.take() {
         *input = rest;
     }
-    drop(upload);
-    if clean && sent && framed.keep_alive && framed.body != BodyLength::UntilClose {
-        lease.give_back(exchange.view);
-    }
     client.enter(Phase::Busy);
-    let _ = envelope;
-    Ok(match (delivery.keep_alive, sent) {
+    let after = match (delivery.keep_alive, sent) {
         (true, true) => After::KeepAlive,
         (false, true) => After::Close,
         (_, false) => After::Linger,
-    })
+    };
+    let reusable = clean && sent && framed.keep_alive && framed.body != BodyLength::UntilClose;
+    Ok(End { after, reusable })
 }
 
 /// What the answer means for sessions, before the client sees it; the id to show it.

@@ -37,12 +37,14 @@ const fn no(status: u16, code: i32, reason: &'static str, message: &'static str)
     Refusal { status, code, reason, message: Cow::Borrowed(message), close: false, retry_after: None }
 }
 
-const fn fatal(refusal: Refusal) -> Refusal {
-    Refusal { close: true, ..refusal }
+const fn fatal(mut refusal: Refusal) -> Refusal {
+    refusal.close = true;
+    refusal
 }
 
-const fn later(seconds: u32, refusal: Refusal) -> Refusal {
-    Refusal { retry_after: Some(seconds), ..refusal }
+const fn later(seconds: u32, mut refusal: Refusal) -> Refusal {
+    refusal.retry_after = Some(seconds);
+    refusal
 }
 
 /// The table.
