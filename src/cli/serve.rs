@@ -84,6 +84,7 @@ fn open_store(plan: &Plan, durations: &Arc<Histogram>, started: Instant) -> Resu
         max_sessions: session.max_sessions,
         cleanup_interval: session.cleanup_interval,
         relaxed: session.durability == Durability::Relaxed,
+        checker: std::env::current_exe().ok().map(|program| (program, vec![super::STORE_CHECK.into()])),
         ..store::Options::default()
     })
     .map_err(|error| {

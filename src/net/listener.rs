@@ -59,7 +59,8 @@ impl Listener {
 
     /// Wait until somebody wants to connect. May be dropped at any time.
     pub async fn ready(&self) -> io::Result<()> {
-        self.waiter.readable(true).await
+        // Not relaxed: on epoll that would stay ready for ever, since it is not the driver that accepts.
+        self.waiter.readable(false).await
     }
 
     /// The next connection of the queue, `None` if it is empty; does not wait.
