@@ -15,7 +15,7 @@ use crate::telemetry::histogram::Histogram;
 use crate::{config, demo};
 
 /// Address in use (`EX_UNAVAILABLE` of sysexits).
-const EXIT_UNAVAILABLE: u8 = 69;
+pub const EXIT_UNAVAILABLE: u8 = 69;
 
 /// Run a server until it is told to stop.
 ///
@@ -26,9 +26,9 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
     let demo = args.demo.then(start_demo).transpose()?;
     if let Some(demo) = &demo {
         sources.upstreams = vec![format!("http://{}", demo.address)];
-        sources.in_memory = !args.names_a_store();
+        sources.in_memory = true;
     }
-    let loaded = config::load(sources).map_err(|errors| Failure::config(errors.to_string()))?;
+    let loaded = config::load(&sources).map_err(|errors| Failure::config(errors.to_string()))?;
     start_log(&loaded.plan.log)?;
     for warning in &loaded.warnings {
         eprintln!("shadowcat: warning: {warning}");
