@@ -328,10 +328,9 @@ async fn finish<'a>(
         watch.matters = true;
         cells.duration.record(exchange.begun.elapsed(), worker.shared.started.elapsed());
     }
-    standing.answered = true;
     let decoder = BodyDecoder::new(framed.body, None);
     let parts = Answer { bytes, head_len: answer.len, decoder, delivery, is_stream };
-    let relayed = relay::answer(exchange, lease, out, parts, inspect, &mut upload, &mut watch).await;
+    let relayed = relay::answer(exchange, lease, out, parts, &mut standing.answered, inspect, &mut upload, &mut watch).await;
     if let Some(id) = begun.take() {
         // A 2024-11-05 session lives as long as its stream.
         session::end(worker, id).await?;

@@ -280,17 +280,19 @@ pub struct Answer {
     pub is_stream: bool,
 }
 
-/// Send the head in `out` and the body as it comes.
+/// Send the head in `out` and the body as it comes; `begun` is set once the client may have seen something.
 ///
 /// `Ok(true)`: all of it, and upstream's connection holds nothing more.
 ///
 /// # Errors
 /// Upstream's or the client's failure in the middle: what the client has must stay visibly incomplete.
+#[expect(clippy::too_many_arguments, reason = "each is lent or given away on its own")]
 pub async fn answer(
     exchange: &Exchange<'_>,
     lease: &Lease,
     mut out: Buffer,
     answer: Answer,
+    begun: &mut bool,
     mut inspect: Inspect,
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
@@ -307,6 +309,7 @@ pub async fn answer(
         out.vec().extend_from_slice(bytes.bytes());
     }
     drop(bytes);
+    *begun = true;
     exchange.write_client(out).await?;
     while !decoder.is_done() {
         let size = exchange.plan().stream_buffer_bytes;
