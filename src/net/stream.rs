@@ -25,6 +25,8 @@ pub enum Probe {
 enum Io {
     Plain(TcpStream),
     Tls(Box<monoio_rustls::ClientTlsStream<TcpStream>>),
+    /// Given away.
+    Gone,
 }
 
 /// At most one read and one write are under way at a time; both may be, from two futures of one task.
@@ -56,10 +58,10 @@ impl Stream {
         Ok(Stream::plain(TcpStream::from_std(stream)?))
     }
 
-    pub(super) fn into_tcp(self) -> TcpStream {
-        match self.io.into_inner() {
+    pub(super) fn into_tcp(mut self) -> TcpStream {
+        match std::mem::replace(self.io.get_mut(), Io::Gone) {
             Io::Plain(tcp) => tcp,
-            Io::Tls(_) => unreachable!("TLS is put over a plain connection only"),
+            Io::Tls(_) | Io::Gone => unreachable!("TLS is put over a plain connection only"),
         }
     }
 
@@ -77,6 +79,7 @@ impl Stream {
         match self.io() {
             Io::Plain(tcp) => tcp.readable(false).await,
             Io::Tls(_) => Ok(()),
+            Io::Gone => Err(gone()),
         }
     }
 
@@ -86,6 +89,7 @@ impl Stream {
         match self.io() {
             Io::Plain(tcp) => tcp.read(buffer).await,
             Io::Tls(tls) => tls.read(buffer).await,
+            Io::Gone => (Err(gone()), buffer),
         }
     }
 
@@ -96,6 +100,7 @@ impl Stream {
             let (result, back) = match self.io() {
                 Io::Plain(tcp) => tcp.write(rest).await,
                 Io::Tls(tls) => tls.write(rest).await,
+                Io::Gone => (Err(gone()), rest),
             };
             rest = back;
             match result {
@@ -111,9 +116,7 @@ impl Stream {
     /// Look whether the peer sent something or left; takes nothing and does not wait.
     pub fn probe(&self) -> Probe {
         let mut byte = [0u8; 1];
-        // SAFETY: the descriptor belongs to `self.io`, which lives as long as this borrow.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
-        match rustix::net::recv(fd, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        match rustix::net::recv(self.borrowed(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((0, _)) => Probe::Ended,
             Ok(_) => Probe::Bytes,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Probe::Quiet,
@@ -126,14 +129,21 @@ impl Stream {
         let _ = match self.io() {
             Io::Plain(tcp) => tcp.shutdown().await,
             Io::Tls(tls) => tls.shutdown().await,
+            Io::Gone => Ok(()),
         };
     }
 
-    /// Close so that the peer sees a reset: what it has got is not all.
+    /// End the connection with a reset, now: what the peer has got is not all.
     pub fn reset(&self) {
-        // SAFETY: the descriptor belongs to `self.io`, which lives as long as this borrow.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
+        let fd = self.borrowed();
         let _ = rustix::net::sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
+        // Dissolving the connection sends the reset without waiting for operations that still hold the descriptor.
+        let _ = rustix::net::connect_unspec(fd);
+    }
+
+    fn borrowed(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor belongs to `self.io`, which lives as long as this borrow.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
 
     /// The descriptor, for [`wake_reader`].
@@ -144,6 +154,28 @@ impl Stream {
     pub fn is_tls(&self) -> bool {
         matches!(self.io(), Io::Tls(_))
     }
+}
+
+/// On a ring the descriptor is closed only when no operation holds it any more, and a cancelled one may hold it for a
+/// while. Shutting the connection down tells the peer now, and ends such operations.
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !matches!(self.io.get_mut(), Io::Gone) {
+            let _ = rustix::net::shutdown(self.borrowed(), rustix::net::Shutdown::Both);
+        }
+    }
+}
+
+fn gone() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
+/// End a connection of a worker that died, as far as the peer can see.
+///
+/// The descriptor must be open, and a socket.
+pub fn end(fd: RawFd) {
+    // SAFETY: by the contract above; shutdown of a socket has no memory effects.
+    let _ = rustix::net::shutdown(unsafe { BorrowedFd::borrow_raw(fd) }, rustix::net::Shutdown::Both);
 }
 
 /// Make the reader of a connection see the end of input: how a drain reaches connections that wait.

@@ -101,6 +101,7 @@ pub async fn run(
 ) {
     shared.registry.runs_on(index, driver.name(), driver.flags());
     let worker = Rc::new(Worker::new(index, shared));
+    let _mourner = Mourner(worker.clone());
     let accepting = accept::start(&worker, listener);
     net::spawn(housekeeping(worker.clone()));
     ready();
@@ -119,6 +120,20 @@ pub async fn run(
     }
     while !worker.connections.borrow().is_empty() {
         net::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// When a worker dies its tasks are never run again and hold their connections: end those, so that nobody waits.
+struct Mourner(Rc<Worker>);
+
+impl Drop for Mourner {
+    fn drop(&mut self) {
+        for flags in self.0.connections.borrow().values() {
+            stream::end(flags.client_fd);
+            if let Phase::Streaming(upstream) = flags.phase.get() {
+                stream::end(upstream);
+            }
+        }
     }
 }
 

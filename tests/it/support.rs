@@ -322,10 +322,6 @@ impl Seen {
         field(&self.head, name)
     }
 
-    pub fn fields(&self, name: &str) -> Vec<String> {
-        fields(&self.head, name)
-    }
-
     pub fn path(&self) -> &str {
         self.head.split(' ').nth(1).unwrap()
     }

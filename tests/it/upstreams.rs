@@ -77,7 +77,7 @@ fn keeps_cut_answers_visibly_cut(driver: &str) {
         });
         let proxy = Proxy::before(driver, &[&upstream]).start();
         let mut client = proxy.connect();
-        client.send(GET);
+        client.send(&get("/", "Connection: close\r\n"));
         let (got, ending) = client.rest();
         let got = String::from_utf8_lossy(&got).into_owned();
         if got.starts_with("HTTP/1.1 502") {
