@@ -59,6 +59,7 @@ pub struct Worker {
     /// The view of the latest look; replaced when `shared.view` was.
     view: RefCell<Rc<upstream::LocalView>>,
     sessions: session::Hot,
+    #[expect(clippy::vec_box, reason = "connections take and give the boxes, which keeps their futures small")]
     scratch: RefCell<Vec<Box<Scratch>>>,
     connections: RefCell<HashMap<u64, Rc<Flags>>>,
     next_connection: Cell<u64>,

@@ -34,10 +34,13 @@ const INTERIM_MAX: usize = 16;
 
 /// The rest of a request body on its way to upstream, beside whatever else the exchange waits for.
 pub struct Upload<'a> {
-    running: Option<Pin<Box<dyn Future<Output = Result<Buffer, Refusal>> + 'a>>>,
+    running: Option<Running<'a>>,
     /// What followed the request on the connection, once the upload is through.
     pub rest: Option<Buffer>,
 }
+
+/// Boxed, so that the many exchanges without an upload stay small.
+type Running<'a> = Pin<Box<dyn Future<Output = Result<Buffer, Refusal>> + 'a>>;
 
 impl<'a> Upload<'a> {
     /// Nothing is left to send.
@@ -45,7 +48,12 @@ impl<'a> Upload<'a> {
         Upload { running: None, rest: None }
     }
 
-    pub fn start(exchange: &'a Exchange<'a>, upstream: &'a Stream, intake: Intake, peek: &'a RefCell<&mut Peek>) -> Self {
+    pub fn start(
+        exchange: &'a Exchange<'a>,
+        upstream: &'a Stream,
+        intake: Intake,
+        peek: &'a RefCell<&mut Peek>,
+    ) -> Self {
         Upload { running: Some(Box::pin(upload(exchange, upstream, intake, peek))), rest: None }
     }
 

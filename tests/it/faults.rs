@@ -35,11 +35,14 @@ fn gives_back_what_a_storm_of_resets_took(driver: &str) {
     });
     let proxy = Proxy::before(driver, &[&upstream]).start();
     proxy.connect().exchange(&get("/health", ""));
-    let settled = || wait_for("connections to settle", || {
-        let metrics = proxy.metrics();
-        let quiet = metrics.sum("shadowcat_connections_active", "") <= 1.0 && metrics.sum("shadowcat_streams_active", "") == 0.0;
-        quiet.then(|| proxy.descriptors())
-    });
+    let settled = || {
+        wait_for("connections to settle", || {
+            let metrics = proxy.metrics();
+            let quiet = metrics.sum("shadowcat_connections_active", "") <= 1.0
+                && metrics.sum("shadowcat_streams_active", "") == 0.0;
+            quiet.then(|| proxy.descriptors())
+        })
+    };
     let before = settled();
     for round in 0..300 {
         let mut client = proxy.connect();

@@ -65,7 +65,8 @@ fn relays_bodies_with_length_and_chunked(driver: &str) {
     });
     let proxy = Proxy::before(driver, &[&upstream]).start();
     let mut client = proxy.connect();
-    let chunked = b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunked =
+        b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
     client.send(chunked);
     for piece in [b"5\r\nhel".as_slice(), b"lo\r\n1;a=b\r", b"\n!\r\n0\r\n", b"\r\n"] {
         client.send(piece);
@@ -92,7 +93,8 @@ fn answers_expect_itself(driver: &str) {
     client.send(b"{}");
     assert_eq!(client.answer().text(), "done");
     assert!(!upstream.received().to_lowercase().contains("expect"));
-    let refused = client.exchange(b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nExpect: miracles\r\nContent-Length: 2\r\n\r\n");
+    let refused =
+        client.exchange(b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nExpect: miracles\r\nContent-Length: 2\r\n\r\n");
     assert_eq!(refused.status, 417);
 }
 
@@ -154,7 +156,9 @@ fn passes_an_early_answer_on(driver: &str) {
     });
     let proxy = Proxy::before(driver, &[&upstream]).start();
     let mut client = proxy.connect();
-    client.send(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 1000000\r\n\r\nstart");
+    client.send(
+        b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 1000000\r\n\r\nstart",
+    );
     let answer = client.answer();
     assert_eq!((answer.status, answer.text().as_str()), (413, "enough"));
     assert_eq!(answer.field("connection").as_deref(), Some("close"));
@@ -178,7 +182,9 @@ fn ignores_upgrades_and_refuses_tunnels(driver: &str) {
     let upgrade = get("/", "Connection: Upgrade\r\nUpgrade: websocket\r\n");
     assert_eq!(client.exchange(&upgrade).text(), "plain");
     assert!(!upstream.received().to_lowercase().contains("upgrade"));
-    for request in ["CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n", "TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
+    for request in
+        ["CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n", "TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n"]
+    {
         let mut client = proxy.connect();
         let answer = client.exchange(request.as_bytes());
         assert!([405, 501].contains(&answer.status), "{}", answer.head);

@@ -123,7 +123,8 @@ fn guards_against_web_pages(driver: &str) {
         .set("proxy.allowed_origins", "https://app.example")
         .set("proxy.allowed_hosts", "mcp.example")
         .start();
-    let request = b"POST /mcp HTTP/1.1\r\nHost: mcp.example\r\nOrigin: https://app.example\r\nContent-Length: 2\r\n\r\n{}";
+    let request =
+        b"POST /mcp HTTP/1.1\r\nHost: mcp.example\r\nOrigin: https://app.example\r\nContent-Length: 2\r\n\r\n{}";
     assert_eq!(proxy.connect().exchange(request).status, 200);
 }
 
@@ -217,7 +218,12 @@ fn brings_request_state_back_to_its_replica(driver: &str) {
     let fields = "Mcp-Method: tools/call\r\nMcp-Name: x\r\n";
     for kind in ["plain", "stream"] {
         for _ in 0..6 {
-            let asked = proxy.connect().exchange(&modern(fields, 1, "tools/call", &format!(r#""name":"x","arguments":{{"k":"{kind}"}}"#)));
+            let asked = proxy.connect().exchange(&modern(
+                fields,
+                1,
+                "tools/call",
+                &format!(r#""name":"x","arguments":{{"k":"{kind}"}}"#),
+            ));
             let text = asked.text();
             let state = text.split("requestState\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
             let params = format!(r#""name":"x","requestState":"{state}","inputResponses":{{}}"#);

@@ -286,7 +286,8 @@ fn puts_a_damaged_store_aside(driver: &str) {
     for bytes in cuts.into_iter().chain(flips) {
         std::fs::write(&data, &bytes).unwrap();
         let _ = std::fs::remove_file(directory.path().join("lock.mdb"));
-        let check = Command::new(env!("CARGO_BIN_EXE_shadowcat")).arg("store-check").arg(directory.path()).output().unwrap();
+        let check =
+            Command::new(env!("CARGO_BIN_EXE_shadowcat")).arg("store-check").arg(directory.path()).output().unwrap();
         if check.status.success() {
             // The damage lies in a page that nothing refers to.
             continue;

@@ -3,11 +3,16 @@
 use crate::on_both_drivers;
 use crate::support::*;
 
-on_both_drivers!(refuses_ambiguous_requests_before_upstream_sees_a_byte, bounds_heads_targets_and_bodies, tolerates_one_empty_line);
+on_both_drivers!(
+    refuses_ambiguous_requests_before_upstream_sees_a_byte,
+    bounds_heads_targets_and_bodies,
+    tolerates_one_empty_line
+);
 
 /// The request line and fields up to the empty line, then the rest; the status.
 fn cases() -> Vec<(&'static str, Vec<u8>, u16)> {
-    let post = |fields: &str, body: &str| format!("POST / HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n{body}").into_bytes();
+    let post =
+        |fields: &str, body: &str| format!("POST / HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n{body}").into_bytes();
     let get = |fields: &str| format!("GET / HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n").into_bytes();
     let raw = |bytes: &str| bytes.as_bytes().to_vec();
     let long_size = format!("{}1\r\nx\r\n0\r\n\r\n", "0".repeat(17));
@@ -123,7 +128,8 @@ fn bounds_heads_targets_and_bodies(driver: &str) {
     assert_eq!(status(&get(&format!("/{}", "p".repeat(100)), "")), 414);
     assert_eq!(status(&get(&format!("/{}", "p".repeat(99)), "")), 200);
     assert_eq!(status(&post("", &" ".repeat(1001))), 413);
-    let chunked = "POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n";
+    let chunked =
+        "POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n";
     assert_eq!(status(chunked.as_bytes()), 413);
     // A head without an end is answered as soon as it is too long.
     assert_eq!(status(format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}", "x".repeat(5000)).as_bytes()), 431);

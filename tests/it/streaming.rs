@@ -62,7 +62,8 @@ fn ends_upstreams_stream_when_the_client_leaves(driver: &str) {
         conversation.tell("closed");
     });
     let proxy = Proxy::before(driver, &[&upstream]).start();
-    for request in [get("/mcp", "Accept: text/event-stream\r\n"), post("", r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#)] {
+    for request in [get("/mcp", "Accept: text/event-stream\r\n"), post("", r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#)]
+    {
         let mut client = proxy.connect();
         client.send(&request);
         client.head();
@@ -114,7 +115,9 @@ fn streams_a_large_request_through_constant_memory(driver: &str) {
     for kind in ["application/octet-stream", "application/json"] {
         let before = proxy.memory();
         let mut client = proxy.connect();
-        let head = format!("POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {BYTES}\r\n\r\n[\"");
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {BYTES}\r\n\r\n[\""
+        );
         client.send(head.as_bytes());
         let piece = vec![b'x'; 1 << 20];
         let mut left = BYTES - 4;
@@ -156,7 +159,9 @@ fn drops_clients_that_are_too_slow(driver: &str) {
     head.send(b"GET / HTTP/1.1\r\nHost: lo");
     assert_eq!(head.answer().status, 408);
     let mut body = proxy.connect();
-    body.send(b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{");
+    body.send(
+        b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{",
+    );
     assert_eq!(body.answer().status, 408);
     let mut streamed = proxy.connect();
     streamed.send(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\n{");

@@ -28,7 +28,10 @@ fn refuses_answers_that_are_not_valid(driver: &str) {
     let bomb: &'static str = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(40_000)).leak();
     let many: &'static str = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(101)).leak();
     for (name, answer) in [
-        ("CL and TE", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
+        (
+            "CL and TE",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        ),
         ("two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc"),
         ("bad length", "HTTP/1.1 200 OK\r\nContent-Length: 3x\r\n\r\nabc"),
         ("TE gzip", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc"),
@@ -97,7 +100,10 @@ fn keeps_cut_answers_visibly_cut(driver: &str) {
 
 fn never_reuses_a_connection_in_doubt(driver: &str) {
     for (name, first) in [
-        ("surplus bytes", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"),
+        (
+            "surplus bytes",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison",
+        ),
         ("connection close", "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"),
         ("close-delimited", "HTTP/1.1 200 OK\r\n\r\nok"),
         ("HTTP/1.0", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"),
@@ -245,7 +251,8 @@ fn spreads_new_work_by_weight(driver: &str) {
     writeln!(
         config.as_file(),
         "[[upstreams]]\nurl = \"http://{}\"\nweight = 10\n[[upstreams]]\nurl = \"http://{}\"\nweight = 5",
-        one.address, two.address
+        one.address,
+        two.address
     )
     .unwrap();
     let proxy = Proxy::before(driver, &[]).argument("--config").argument(config.path().to_str().unwrap()).start();

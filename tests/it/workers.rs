@@ -13,9 +13,13 @@ on_both_drivers!(
 fn runs_as_many_workers_as_told(driver: &str) {
     let upstream = Upstream::answering("x");
     let proxy = Proxy::before(driver, &[&upstream]).workers(3).start();
-    let driver_lines = |metrics: &Metrics| metrics.0.lines().filter(|l| l.starts_with("shadowcat_driver_info{")).count();
+    let driver_lines =
+        |metrics: &Metrics| metrics.0.lines().filter(|l| l.starts_with("shadowcat_driver_info{")).count();
     assert_eq!(driver_lines(&proxy.metrics()), 3);
-    let proxy = Proxy::before(driver, &[&upstream]).under(&["taskset", "-c", "0"]).argument("--set").argument("pool.min_idle=0");
+    let proxy = Proxy::before(driver, &[&upstream])
+        .under(&["taskset", "-c", "0"])
+        .argument("--set")
+        .argument("pool.min_idle=0");
     // Without a number: the CPUs that it may use.
     let (code, _) = proxy.argument("--workers").argument("0").fail();
     assert_eq!(code, Some(78));
