@@ -175,7 +175,10 @@ async fn read_upstream(
     limit: Option<Duration>,
 ) -> Result<(io::Result<usize>, Buffer), Interrupt> {
     let mut fill = pin!(async {
-        if let Err(error) = upstream.readable().await {
+        // A stream may be silent for hours and owns no buffer meanwhile; an answer's next bytes are on their way.
+        if limit.is_none()
+            && let Err(error) = upstream.readable().await
+        {
             return (Err(error), Buffer::default());
         }
         upstream.read(buffer()).await
@@ -224,7 +227,7 @@ pub async fn answer_head(
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
 ) -> Result<Buffer, Unanswered> {
-    let begun = Instant::now();
+    let mut begun = None;
     let limits = &exchange.plan().limits.head;
     let mut buffer: Option<Buffer> = None;
     let mut interims = 0;
@@ -255,7 +258,11 @@ pub async fn answer_head(
                 }
             }
         }
-        let left = exchange.upstream_timeout().saturating_sub(begun.elapsed());
+        let left = match begun {
+            None => exchange.upstream_timeout(),
+            Some(begun) => exchange.upstream_timeout().saturating_sub(Instant::elapsed(&begun)),
+        };
+        begun.get_or_insert_with(|| exchange.begun);
         let limit = Some(patience(left, exchange.deadline));
         let silent = interims == 0 && buffer.is_none();
         let have = buffer.take();
