@@ -36,9 +36,13 @@ impl Client {
         self.flags.phase.set(phase);
     }
 
-    /// A write that is still under way at this tick of the housekeeping fails; 0: none is.
-    pub fn write_by(&self, tick: u64) {
-        self.flags.write_by.set(tick);
+    /// A write to this descriptor that is still under way at this tick of the housekeeping fails.
+    pub fn write_by(&self, fd: i32, tick: u64) {
+        self.flags.write_by.set((fd, tick));
+    }
+
+    pub fn wrote(&self) {
+        self.flags.write_by.set((0, 0));
     }
 }
 
@@ -61,7 +65,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         Err(error) => return tracing::debug!(%error, "lost a connection before its first byte"),
     };
     let id = worker.next_connection.replace(worker.next_connection.get() + 1);
-    let flags = Rc::new(Flags { client_fd: stream.fd(), phase: Cell::new(Phase::Idle), write_by: Cell::new(0) });
+    let flags = Rc::new(Flags { client_fd: stream.fd(), phase: Cell::new(Phase::Idle), write_by: Cell::new((0, 0)) });
     worker.connections.borrow_mut().insert(id, flags.clone());
     worker.cells.connections.add(1);
     let worker = worker.clone();

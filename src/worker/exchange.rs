@@ -1,6 +1,7 @@
 //! ONE REQUEST: the whole story. Only this file calls the stages.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use super::upstream::{self, Lease, LocalView};
 use super::{Phase, Scratch, Worker, local};
 use crate::base::SessionId;
 use crate::config::plan::Plan;
-use crate::net::{self, Buffer, within};
+use crate::net::{self, Buffer, Stream, within};
 use crate::store::{Reservation, Transport};
 use crate::telemetry::UpstreamCells;
 use crate::wire::http1::body::BodyDecoder;
@@ -67,11 +68,16 @@ impl Exchange<'_> {
         cells.duration.record(now - self.begun, now - self.worker.shared.started);
     }
 
+    async fn write_to(&self, stream: &Stream, limit: Duration, bytes: Buffer) -> (io::Result<()>, Buffer) {
+        self.client.write_by(stream.fd(), self.worker.ticks_from_now(limit));
+        let written = stream.write_all(bytes).await;
+        self.client.wrote();
+        written
+    }
+
     pub async fn write_client(&self, bytes: Buffer) -> Result<(), Refusal> {
-        self.client.write_by(self.worker.ticks_from_now(self.plan().timeouts.write));
-        let written = self.client.stream.write_all(bytes).await.0;
-        self.client.write_by(0);
-        written.map_err(|_| Refusal::CLIENT_GONE)
+        let limit = self.plan().timeouts.write;
+        self.write_to(&self.client.stream, limit, bytes).await.0.map_err(|_| Refusal::CLIENT_GONE)
     }
 }
 
@@ -242,12 +248,10 @@ impl<'a> Sending<'a> {
         }
         if self.body.len() <= out.room() {
             out.vec().extend_from_slice(self.body.bytes());
-            let _ = within(limit, lease.stream.write_all(out)).await;
+            let _ = exchange.write_to(&lease.stream, limit, out).await;
         } else {
-            let _ = within(limit, lease.stream.write_all(out)).await;
-            if let Ok((_, body)) = within(limit, lease.stream.write_all(std::mem::take(&mut self.body))).await {
-                self.body = body;
-            }
+            let _ = exchange.write_to(&lease.stream, limit, out).await;
+            self.body = exchange.write_to(&lease.stream, limit, std::mem::take(&mut self.body)).await.1;
         }
         match self.streaming.take() {
             Some(intake) => Upload::start(exchange, &lease.stream, intake, peek),

@@ -91,9 +91,9 @@ enum Phase {
 struct Flags {
     client_fd: i32,
     phase: Cell<Phase>,
-    /// The tick at which a write to the client is given up; 0: nothing is being written. A timer for each write would
-    /// cost more than this look at all of them twice a second.
-    write_by: Cell<u64>,
+    /// A descriptor that is being written to, and the tick at which that is given up (0: nothing is). A timer for each
+    /// write would cost more than this look at all of them twice a second.
+    write_by: Cell<(i32, u64)>,
 }
 
 /// Run worker `index` on this thread until it has drained. Called inside the runtime.
@@ -184,12 +184,13 @@ impl Worker {
         self.ticks.get() + 1 + (wait.as_millis() / HOUSEKEEPING.as_millis()) as u64
     }
 
-    /// Clients that took nothing for too long lose their connection.
+    /// Peers that took nothing for too long lose their connection.
     fn end_stuck_writes(&self) {
         let now = self.ticks.get();
         for flags in self.connections.borrow().values() {
-            if (1..=now).contains(&flags.write_by.get()) {
-                stream::end(flags.client_fd);
+            let (fd, tick) = flags.write_by.get();
+            if (1..=now).contains(&tick) {
+                stream::end(fd);
             }
         }
     }
