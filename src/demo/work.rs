@@ -1,0 +1,126 @@
+//! Calls that take time. A work runs as a task of its own and writes to a stream's log, so a legacy
+//! client that loses its connection can take up the stream elsewhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use serde_json::value::RawValue;
+
+use super::events::EventLog;
+use super::reply::{self, Caching, Style, text};
+use super::session::Session;
+use super::tools::{elicitation, fail, greeting, say_members};
+
+/// How long a user may take to answer `ask`.
+const ASK_TIMEOUT: Duration = Duration::from_secs(600);
+
+pub struct Work {
+    /// JSON text of the request's id.
+    pub id: Box<str>,
+    pub task: Task,
+    pub style: Style,
+    /// Whose work it is, and where `notifications/cancelled` finds it.
+    pub session: Option<Arc<Session>>,
+    /// Resolves when the work is to stop: sent, or its sender dropped.
+    pub cancelled: oneshot::Receiver<()>,
+    /// Without a session, what the connection holds and drops.
+    pub guard: Option<oneshot::Sender<()>>,
+}
+
+pub enum Task {
+    Slow {
+        steps: u32,
+        interval: Duration,
+        /// JSON text of the client's progress token.
+        token: Option<Box<str>>,
+        /// The client wants log messages of level info.
+        logs: bool,
+    },
+    Ask {
+        question: Box<str>,
+    },
+}
+
+impl Work {
+    /// Takes a work that will not run out of its session.
+    pub fn forget(&self) {
+        if let Some(session) = &self.session {
+            session.stop(&self.id);
+        }
+    }
+}
+
+/// Runs one after the other, then ends the log unless it serves other calls as well.
+pub async fn run_all(works: Vec<Work>, log: Arc<EventLog>, ends_log: bool) {
+    for work in works {
+        run(work, &log).await;
+    }
+    if ends_log {
+        log.end();
+    }
+}
+
+/// A cancelled work is not answered (cancellation page).
+async fn run(work: Work, log: &EventLog) {
+    let Work { id, task, style, session, cancelled, .. } = work;
+    let mut body = Vec::new();
+    let done = monoio::select! {
+        _ = cancelled => false,
+        _ = perform(&task, &id, style, session.as_deref(), log, &mut body) => true,
+    };
+    if let Some(session) = &session {
+        session.stop(&id);
+    }
+    if done {
+        log.push(&body);
+    }
+}
+
+async fn perform(task: &Task, id: &str, style: Style, session: Option<&Session>, log: &EventLog, body: &mut Vec<u8>) {
+    match task {
+        Task::Slow { steps, interval, token, logs } => {
+            slow(*steps, *interval, token.as_deref(), *logs, log).await;
+            reply::result(body, id, style, Caching::None, |out| {
+                say_members(out, &format!("Done after {steps} steps"), None);
+            });
+        }
+        Task::Ask { question } => match ask(question, session, log).await {
+            Some(words) => reply::result(body, id, style, Caching::None, |out| say_members(out, &words, None)),
+            None => {
+                fail(body, id, style, "the question was not answered");
+            }
+        },
+    }
+}
+
+async fn slow(steps: u32, interval: Duration, token: Option<&str>, logs: bool, log: &EventLog) {
+    let mut event = Vec::new();
+    if logs {
+        text(&mut event, r#"{"jsonrpc":"2.0","method":"notifications/message","params":"#);
+        text(&mut event, &format!(r#"{{"level":"info","logger":"slow","data":"{steps} steps to go"}}}}"#));
+        log.push(&event);
+    }
+    for step in 1..=steps {
+        monoio::time::sleep(interval).await;
+        let Some(token) = token else { continue };
+        event.clear();
+        text(&mut event, r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"#);
+        text(&mut event, token);
+        text(&mut event, &format!(r#","progress":{step},"total":{steps}}}}}"#));
+        log.room().await;
+        log.push(&event);
+    }
+}
+
+async fn ask(question: &str, session: Option<&Session>, log: &EventLog) -> Option<String> {
+    let (id, answered) = session?.ask();
+    let mut request = Vec::new();
+    elicitation(&mut request, question);
+    let mut event = format!(r#"{{"jsonrpc":"2.0","id":{id},"#).into_bytes();
+    event.extend_from_slice(&request[1..]);
+    log.push(&event);
+    let answer = monoio::time::timeout(ASK_TIMEOUT, answered).await.ok()?.ok()?;
+    let raw: &RawValue = serde_json::from_str(&answer).ok()?;
+    greeting(raw)
+}
