@@ -45,8 +45,9 @@ pub const TOOLS: &str = concat!(
     r#""inputSchema":{"type":"object","properties":{"#,
     r#""region":{"type":"string","description":"Echoed; travels in a header as well","x-mcp-header":"Region"}}},"#,
     r#""outputSchema":{"type":"object","properties":{"replica":{"type":"string"},"session":{"type":["string","null"]},"#,
-    r#""version":{"type":"string"},"calls":{"type":"integer"},"region":{"type":"string"}},"#,
-    r#""required":["replica","session","version","calls"]},"annotations":{"readOnlyHint":true}}"#,
+    r#""version":{"type":"string"},"calls":{"type":"integer"},"running":{"type":"integer"},"#,
+    r#""cancelled":{"type":"integer"},"region":{"type":"string"}},"#,
+    r#""required":["replica","session","version","calls","running","cancelled"]},"annotations":{"readOnlyHint":true}}"#,
     "]"
 );
 

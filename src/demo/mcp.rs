@@ -36,6 +36,14 @@ pub struct Server {
     pub sealer: Sealer,
     /// Calls of `whoami` outside of sessions.
     pub calls: AtomicU64,
+    pub works: Arc<Counters>,
+}
+
+/// What became of the calls that take time; `whoami` shows it, for who tests cancellation.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub running: AtomicU64,
+    pub cancelled: AtomicU64,
 }
 
 impl Server {
@@ -49,6 +57,7 @@ impl Server {
             catalog: Catalog::default(),
             sealer: Sealer::new(),
             calls: AtomicU64::new(0),
+            works: Arc::default(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The tools: what answers at once is written here, what takes time becomes a [`Work`].
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
@@ -26,9 +27,9 @@ pub fn call(server: &Server, caller: &Caller, id: &str, params: &Params<'_>, out
     match &*params.name {
         "echo" => echo(caller, id, params, out),
         "add" => add(caller, id, params, out),
-        "slow" => slow(caller, id, params, out),
+        "slow" => slow(server, caller, id, params, out),
         "ask" if caller.style == Style::Modern => ask_modern(server, caller, id, params, out),
-        "ask" => ask_legacy(caller, id, params, out),
+        "ask" => ask_legacy(server, caller, id, params, out),
         "touch" => touch(server, caller, id, params, out),
         "whoami" => whoami(server, caller, id, params, out),
         name => invalid(out, id, &format!("Unknown tool: {name}")),
@@ -65,7 +66,7 @@ fn add(caller: &Caller, id: &str, params: &Params<'_>, out: &mut Vec<u8>) -> Out
     success(out, id, caller.style, Caching::None, |out| say_members(out, &sum.to_string(), Some(&structured)))
 }
 
-fn slow(caller: &Caller, id: &str, params: &Params<'_>, out: &mut Vec<u8>) -> Outcome {
+fn slow(server: &Server, caller: &Caller, id: &str, params: &Params<'_>, out: &mut Vec<u8>) -> Outcome {
     #[derive(Deserialize)]
     struct Arguments {
         #[serde(default = "steps")]
@@ -88,7 +89,7 @@ fn slow(caller: &Caller, id: &str, params: &Params<'_>, out: &mut Vec<u8>) -> Ou
     let token = params.meta.as_ref().and_then(|meta| meta.progress_token).map(RawValue::get).filter(|raw| is_id(raw));
     let logs = caller.level.is_some_and(|level| level <= Level::Info);
     let interval = Duration::from_millis(interval);
-    begin(caller, id, Task::Slow { steps, interval, token: token.map(Box::from), logs }, out)
+    begin(server, caller, id, Task::Slow { steps, interval, token: token.map(Box::from), logs }, out)
 }
 
 #[derive(Deserialize)]
@@ -104,14 +105,14 @@ impl AskArguments<'_> {
 }
 
 /// A request of ours on the call's stream, answered by another POST.
-fn ask_legacy(caller: &Caller, id: &str, params: &Params<'_>, out: &mut Vec<u8>) -> Outcome {
+fn ask_legacy(server: &Server, caller: &Caller, id: &str, params: &Params<'_>, out: &mut Vec<u8>) -> Outcome {
     let Some(AskArguments { question }) = arguments(params) else {
         return fail(out, id, caller.style, "ask takes a string: question");
     };
     if !caller.elicits {
         return fail(out, id, caller.style, "this client cannot be asked: it has no elicitation capability");
     }
-    begin(caller, id, Task::Ask { question: question.into() }, out)
+    begin(server, caller, id, Task::Ask { question: question.into() }, out)
 }
 
 /// An interim result, answered by a retry (MRTR page).
@@ -224,7 +225,10 @@ fn whoami(server: &Server, caller: &Caller, id: &str, params: &Params<'_>, out: 
         Some(session) => string(&mut structured, session.id.as_str()),
         None => text(&mut structured, "null"),
     }
+    let running = server.works.running.load(Ordering::Relaxed);
+    let cancelled = server.works.cancelled.load(Ordering::Relaxed);
     text(&mut structured, &format!(r#","version":"{}","calls":{calls}"#, caller.version));
+    text(&mut structured, &format!(r#","running":{running},"cancelled":{cancelled}"#));
     if let Some(region) = region {
         text(&mut structured, r#","region":"#);
         string(&mut structured, &region);
@@ -242,7 +246,7 @@ fn arguments<'a, T: Deserialize<'a>>(params: &Params<'a>) -> Option<T> {
 }
 
 /// Makes a work of a task: in its session, or bound to the connection where there is none.
-fn begin(caller: &Caller, id: &str, task: Task, out: &mut Vec<u8>) -> Outcome {
+fn begin(server: &Server, caller: &Caller, id: &str, task: Task, out: &mut Vec<u8>) -> Outcome {
     let (cancelled, guard) = match &caller.session {
         None => {
             let (guard, cancelled) = oneshot::channel();
@@ -262,7 +266,7 @@ fn begin(caller: &Caller, id: &str, task: Task, out: &mut Vec<u8>) -> Outcome {
         },
     };
     let (style, session) = (caller.style, caller.session.clone());
-    Outcome::Work(Work { id: id.into(), task, style, session, cancelled, guard })
+    Outcome::Work(Work { id: id.into(), task, style, session, cancelled, guard, counters: Arc::clone(&server.works) })
 }
 
 fn say(out: &mut Vec<u8>, id: &str, style: Style, words: &str) -> Outcome {

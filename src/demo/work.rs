@@ -2,12 +2,14 @@
 //! client that loses its connection can take up the stream elsewhere.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_channel::oneshot;
 use serde_json::value::RawValue;
 
 use super::events::EventLog;
+use super::mcp::Counters;
 use super::reply::{self, Caching, Style, text};
 use super::session::Session;
 use super::tools::{elicitation, fail, greeting, say_members};
@@ -26,6 +28,7 @@ pub struct Work {
     pub cancelled: oneshot::Receiver<()>,
     /// Without a session, what the connection holds and drops.
     pub guard: Option<oneshot::Sender<()>>,
+    pub counters: Arc<Counters>,
 }
 
 pub enum Task {
@@ -63,8 +66,9 @@ pub async fn run_all(works: Vec<Work>, log: Arc<EventLog>, ends_log: bool) {
 
 /// A cancelled work is not answered (cancellation page).
 async fn run(work: Work, log: &EventLog) {
-    let Work { id, task, style, session, cancelled, .. } = work;
+    let Work { id, task, style, session, cancelled, counters, .. } = work;
     let mut body = Vec::new();
+    counters.running.fetch_add(1, Ordering::Relaxed);
     let done = monoio::select! {
         _ = cancelled => false,
         _ = perform(&task, &id, style, session.as_deref(), log, &mut body) => true,
@@ -72,8 +76,12 @@ async fn run(work: Work, log: &EventLog) {
     if let Some(session) = &session {
         session.stop(&id);
     }
-    if done {
-        log.push(&body);
+    counters.running.fetch_sub(1, Ordering::Relaxed);
+    match done {
+        true => log.push(&body),
+        false => {
+            counters.cancelled.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -101,15 +109,18 @@ async fn slow(steps: u32, interval: Duration, token: Option<&str>, logs: bool, l
         text(&mut event, &format!(r#"{{"level":"info","logger":"slow","data":"{steps} steps to go"}}}}"#));
         log.push(&event);
     }
+    // Told at the start of a step: the first event comes at once, and the last one ahead of the answer
+    // (clients drop progress that they read together with its answer).
     for step in 1..=steps {
+        if let Some(token) = token {
+            event.clear();
+            text(&mut event, r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"#);
+            text(&mut event, token);
+            text(&mut event, &format!(r#","progress":{step},"total":{steps}}}}}"#));
+            log.room().await;
+            log.push(&event);
+        }
         monoio::time::sleep(interval).await;
-        let Some(token) = token else { continue };
-        event.clear();
-        text(&mut event, r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"#);
-        text(&mut event, token);
-        text(&mut event, &format!(r#","progress":{step},"total":{steps}}}}}"#));
-        log.room().await;
-        log.push(&event);
     }
 }
 
