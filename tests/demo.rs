@@ -1,9 +1,12 @@
 //! The demo server as HTTP clients see it, over real sockets on loopback.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+#[path = "demo/client.rs"]
+mod client;
+
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use client::{Answer, Client, post};
 use serde_json::{Value, json};
 use shadowcat::demo::{self, Demo};
 
@@ -12,149 +15,6 @@ const MODERN: &str = "2026-07-28";
 
 fn server() -> SocketAddr {
     demo::spawn(([127, 0, 0, 1], 0).into(), 1).expect("a free port").address
-}
-
-/// A connection that says what it wants byte by byte.
-struct Client {
-    stream: TcpStream,
-    unread: Vec<u8>,
-}
-
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    fields: Vec<(String, String)>,
-    /// Of an event stream: what came with the head.
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn field(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
-    }
-}
-
-#[derive(Debug, PartialEq)]
-struct Event {
-    id: Option<String>,
-    kind: Option<String>,
-    data: String,
-}
-
-impl Event {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.data).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
-    }
-}
-
-impl Client {
-    fn new(address: SocketAddr) -> Client {
-        let stream = TcpStream::connect(address).expect("the demo listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        Client { stream, unread: Vec::new() }
-    }
-
-    fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).expect("the demo reads");
-    }
-
-    /// POSTs with the fields given, each as `Name: value\r\n`.
-    fn post(&mut self, fields: &str, body: &Value) -> Answer {
-        self.send(post("/mcp", fields, &body.to_string()));
-        self.answer()
-    }
-
-    fn get(&mut self, path: &str, fields: &str) -> Answer {
-        self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{fields}\r\n"));
-        self.answer()
-    }
-
-    fn delete(&mut self, fields: &str) -> Answer {
-        self.send(format!("DELETE /mcp HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
-        self.answer()
-    }
-
-    /// The next answer: whole, or of a stream its head.
-    fn answer(&mut self) -> Answer {
-        let end = self.until(b"\r\n\r\n");
-        let head = String::from_utf8(self.take(end)).expect("ASCII");
-        let mut lines = head.trim_end().split("\r\n");
-        let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a status line");
-        let fields = lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.into(), value.into()));
-        let mut answer = Answer { status, fields: fields.collect(), body: Vec::new() };
-        if let Some(length) = answer.field("content-length").map(|length| length.parse().expect("a number")) {
-            while self.unread.len() < length {
-                assert_ne!(self.more(), 0, "the body is cut");
-            }
-            answer.body = self.take(length);
-        }
-        answer
-    }
-
-    /// The next event of a chunked stream, without comments; `None` behind the last chunk.
-    fn event(&mut self) -> Option<Event> {
-        loop {
-            let line = self.until(b"\r\n");
-            let size = String::from_utf8(self.take(line)).expect("ASCII");
-            let size = usize::from_str_radix(size.trim_end(), 16).expect("a chunk size");
-            while self.unread.len() < size + 2 {
-                assert_ne!(self.more(), 0, "the chunk is cut");
-            }
-            let chunk = String::from_utf8(self.take(size + 2)).expect("UTF-8");
-            let Some(chunk) = chunk.strip_suffix("\r\n").filter(|chunk| !chunk.is_empty()) else { return None };
-            let (first, rest) = chunk.split_once("\n\n").expect("whole events in a chunk");
-            if !rest.is_empty() {
-                // Put the rest back as a chunk of its own.
-                let again = format!("{:x}\r\n{rest}\r\n", rest.len());
-                self.unread.splice(..0, again.into_bytes());
-            }
-            let of =
-                |name: &str| first.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().into());
-            if !first.starts_with(':') {
-                return Some(Event { id: of("id:"), kind: of("event:"), data: of("data:").unwrap_or_default() });
-            }
-        }
-    }
-
-    fn events(&mut self) -> Vec<Event> {
-        std::iter::from_fn(|| self.event()).collect()
-    }
-
-    fn until(&mut self, mark: &[u8]) -> usize {
-        loop {
-            if let Some(at) = self.unread.windows(mark.len()).position(|window| window == mark) {
-                return at + mark.len();
-            }
-            assert_ne!(self.more(), 0, "the connection ended: {:?}", String::from_utf8_lossy(&self.unread));
-        }
-    }
-
-    fn more(&mut self) -> usize {
-        let mut room = [0; 4096];
-        let read = self.stream.read(&mut room).expect("an answer in time");
-        self.unread.extend_from_slice(&room[..read]);
-        read
-    }
-
-    fn take(&mut self, bytes: usize) -> Vec<u8> {
-        self.unread.drain(..bytes).collect()
-    }
-
-    fn is_closed(&mut self) -> bool {
-        self.more() == 0
-    }
-}
-
-fn post(path: &str, fields: &str, body: &str) -> String {
-    format!(
-        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-         Accept: application/json, text/event-stream\r\n{fields}Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
 }
 
 fn request(id: u64, method: &str, params: Value) -> Value {
@@ -336,10 +196,8 @@ fn a_broken_stream_goes_on_where_the_client_says() {
     let last = format!("{session}Last-Event-ID: {}\r\n", first.id.expect("an id"));
     assert_eq!(client.get("/mcp", &last).status, 200);
     let events = client.events();
-    let progress: Vec<_> = events
-        .iter()
-        .filter_map(|event| (!event.data.is_empty()).then(|| event.json()["params"]["progress"].as_u64()))
-        .collect();
+    let messages = events.iter().filter(|event| !event.data.is_empty());
+    let progress: Vec<_> = messages.map(|event| event.json()["params"]["progress"].as_u64()).collect();
     let expected: Vec<_> = (2..=20).map(Some).chain([None]).collect();
     assert_eq!(progress, expected, "none lost, none twice, then the answer");
 }

@@ -216,7 +216,7 @@ impl Reader {
         self.next = from;
         for event in state.events.iter().skip((from - state.first) as usize) {
             if let Some(number) = self.log.number {
-                write!(out, "id: {number}-{}\n", self.next).expect("writing to a Vec does not fail");
+                writeln!(out, "id: {number}-{}", self.next).expect("writing to a Vec does not fail");
             }
             out.extend_from_slice(b"event: message\ndata: ");
             out.extend_from_slice(event);
@@ -281,7 +281,7 @@ mod tests {
         let log = EventLog::resumable(0);
         ["a", "b", "c"].iter().for_each(|event| log.push(event.as_bytes()));
         let mut reader = log.attach(None);
-        take(&mut reader);
+        assert_eq!(take(&mut reader).0, Poll::Ready(Step::Events));
         assert_eq!(take(&mut reader).0, Poll::Pending);
         drop(reader);
         assert!(take(&mut log.attach(Some(1))).1.starts_with("id: 0-2\n"));
@@ -292,7 +292,7 @@ mod tests {
     fn what_a_broken_connection_did_not_confirm_comes_again() {
         let log = EventLog::plain();
         log.push(b"a");
-        take(&mut log.attach(None));
+        assert!(take(&mut log.attach(None)).0.is_ready());
         assert!(take(&mut log.attach(None)).1.contains("data: a\n"));
     }
 
@@ -316,7 +316,7 @@ mod tests {
             log.push(b"x");
         }
         assert!(poll(log.room()).is_pending());
-        take(&mut reader);
+        assert!(take(&mut reader).0.is_ready());
         assert!(poll(log.room()).is_pending(), "not before the events were written");
         assert_eq!(take(&mut reader).0, Poll::Pending);
         assert!(poll(log.room()).is_ready());

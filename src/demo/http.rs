@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::Write;
+use std::mem::MaybeUninit;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::base::Span;
@@ -86,9 +87,9 @@ pub struct Request {
 /// Reads a head; `None` while it is incomplete. Framing is refused as RFC 9112 section 6.3 asks, and
 /// where it leaves a choice, strictly.
 pub fn head(buffer: &[u8]) -> Result<Option<Request>, Refused> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut parsed = httparse::Request::new(&mut fields);
-    let head_bytes = match parsed.parse(buffer) {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    let head_bytes = match parsed.parse_with_uninit_headers(buffer, &mut fields) {
         Ok(httparse::Status::Complete(bytes)) if bytes <= HEAD_BYTES_MAX => bytes,
         Ok(httparse::Status::Partial) if buffer.len() < HEAD_BYTES_MAX => return Ok(None),
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Refused(431)),
