@@ -6,59 +6,14 @@ mod client;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use client::{Answer, Client, post};
+use client::{Client, MODERN, call, modern, modern_fields, open, post, request, with_progress};
 use serde_json::{Value, json};
 use shadowcat::demo::{self, Demo};
 
 const PATIENCE: Duration = Duration::from_secs(10);
-const MODERN: &str = "2026-07-28";
 
 fn server() -> SocketAddr {
     demo::spawn(([127, 0, 0, 1], 0).into(), 1).expect("a free port").address
-}
-
-fn request(id: u64, method: &str, params: Value) -> Value {
-    json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
-}
-
-fn call(id: u64, tool: &str, arguments: Value) -> Value {
-    request(id, "tools/call", json!({"name": tool, "arguments": arguments}))
-}
-
-fn with_progress(mut call: Value, token: &str) -> Value {
-    call["params"]["_meta"] = json!({"progressToken": token});
-    call
-}
-
-/// Opens a session; gives the fields that later requests need.
-fn open(client: &mut Client, version: &str, capabilities: Value) -> String {
-    let params =
-        json!({"protocolVersion": version, "capabilities": capabilities, "clientInfo": {"name": "t", "version": "1"}});
-    let answer = client.post("", &request(0, "initialize", params));
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.json()["result"]["protocolVersion"], version);
-    let session = answer.field("mcp-session-id").expect("a session").to_owned();
-    format!("Mcp-Session-Id: {session}\r\nMCP-Protocol-Version: {version}\r\n")
-}
-
-fn modern(client: &mut Client, mut message: Value) -> Answer {
-    let fields = modern_fields(&mut message);
-    client.post(&fields, &message)
-}
-
-/// Adds the `_meta` of the modern era; gives the header fields that mirror the message.
-fn modern_fields(message: &mut Value) -> String {
-    let meta = &mut message["params"]["_meta"];
-    meta["io.modelcontextprotocol/protocolVersion"] = MODERN.into();
-    meta["io.modelcontextprotocol/clientCapabilities"] = json!({"elicitation": {}});
-    let mut fields =
-        format!("MCP-Protocol-Version: {MODERN}\r\nMcp-Method: {}\r\n", message["method"].as_str().unwrap_or(""));
-    for name in ["name", "uri"] {
-        if let Some(value) = message["params"][name].as_str() {
-            fields += &format!("Mcp-Name: {value}\r\n");
-        }
-    }
-    fields
 }
 
 fn whoami(address: SocketAddr) -> Value {
