@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use client::{Client, MODERN, call, modern, modern_fields, open, post, request, with_progress};
 use serde_json::{Value, json};
 use shadowcat::demo::{self, Demo};
+use shadowcat::net::driver::Choice;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -325,6 +326,19 @@ fn foreign_hosts_and_origins_are_refused_unless_a_proxy_checked_them() {
 }
 
 #[test]
+fn streams_and_cancellation_work_on_a_ring_as_well() {
+    let demo = Demo { driver: Choice::IoUring, workers: 2, ..Demo::new(([127, 0, 0, 1], 0).into()) };
+    let address = demo.spawn().expect("a free port").address;
+    let mut client = Client::new(address);
+    modern(&mut client, with_progress(call(1, "slow", json!({"steps": 2, "interval": 1})), "t"));
+    assert_eq!(client.events().len(), 3);
+    modern(&mut client, with_progress(call(2, "slow", json!({"steps": 100, "interval": 60000})), "t"));
+    client.event();
+    drop(client);
+    wait_for("the cancellation", || whoami(address)["cancelled"] == 1);
+}
+
+#[test]
 fn pipelined_requests_are_answered_in_order() {
     let mut client = Client::new(server());
     let session = open(&mut client, "2025-06-18", json!({}));
@@ -347,6 +361,14 @@ fn old_and_cautious_clients_are_served() {
     assert_eq!(cautious.answer().status, 100);
     cautious.send(body);
     assert_eq!(cautious.answer().status, 200);
+    let mut piecewise = Client::new(address);
+    let whole = post("/mcp", "Transfer-Encoding: chunked\r\n", ping);
+    let (head, _) = whole.split_once("Content-Length").expect("a length");
+    let (one, two) = ping.split_at(7);
+    piecewise.send(format!("{head}\r\n7;x=y\r\n{one}\r\n{:x}\r\n{two}\r\n0\r\nT: 1\r\n\r\n", two.len()));
+    assert_eq!(piecewise.answer().status, 200);
+    piecewise.send(post("/mcp", "", ping));
+    assert_eq!(piecewise.answer().status, 200);
     let mut old = Client::new(address);
     old.send(post("/mcp", "", ping).replace("HTTP/1.1", "HTTP/1.0"));
     let answer = old.answer();

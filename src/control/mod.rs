@@ -1,1 +1,7 @@
-//! (skeleton)
+//! L5, the control plane: what may block. Starts workers, watches them, resolves names, hears signals.
+
+pub mod publish;
+pub mod resolve;
+pub mod supervisor;
+
+pub use supervisor::{Outcome, serve};

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::events::{Reader, parse_event_id};
-use super::http::{self, Method, Reply, Request};
+use super::http::{self, Reply, Request, Transport};
 use super::legacy;
 use super::mcp::{self, Answer, Outcome, Server, Stream};
 use super::message::{self, Version};
@@ -12,7 +12,8 @@ use super::mirrored::Headers;
 use super::reply;
 use super::session::Session;
 use super::work::Work;
-use crate::base::Span;
+use crate::wire::http1::head::Method;
+use crate::wire::sse;
 
 const JSON: &str = "application/json";
 
@@ -30,107 +31,86 @@ pub enum Next {
     Background(Work, Arc<Session>),
 }
 
-/// One request and the buffer that its spans point into.
-#[derive(Clone, Copy)]
-pub struct Received<'a> {
-    pub request: &'a Request,
-    pub buffer: &'a [u8],
-    pub body: &'a [u8],
+/// The beginnings of an answer to this request.
+pub fn reply(request: &Request<'_>) -> Reply<'static> {
+    let Transport { http10, keep_alive } = request.transport;
+    Reply { content_type: JSON, close: !keep_alive, says_keep_alive: http10 && keep_alive, ..Reply::default() }
 }
 
-impl<'a> Received<'a> {
-    fn field(&self, span: Option<Span>) -> Option<&'a [u8]> {
-        span.map(|span| span.of(self.buffer))
-    }
-
-    fn headers(&self) -> Headers<'a> {
-        let request = self.request;
-        Headers {
-            session: self.field(request.session),
-            version: self.field(request.version),
-            method: self.field(request.mcp_method),
-            name: self.field(request.mcp_name),
-            region: self.field(request.region),
-        }
-    }
-
-    pub fn reply(&self) -> Reply<'static> {
-        let request = self.request;
-        Reply {
-            content_type: JSON,
-            close: !request.keep_alive,
-            says_keep_alive: request.http10 && request.keep_alive,
-            ..Reply::default()
-        }
+fn headers<'a>(request: &Request<'a>) -> Headers<'a> {
+    Headers {
+        session: request.session,
+        version: request.version,
+        method: request.mcp_method,
+        name: request.mcp_name,
+        region: request.region,
     }
 }
 
 /// Answers one request; `json` is room to write a body in, `out` gets the HTTP answer.
-pub fn answer(server: &Server, received: Received<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
+pub fn answer(server: &Server, request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
     json.clear();
-    let Received { request, buffer, .. } = received;
-    let path = request.path.of(buffer);
-    if path == b"/health" {
-        http::answer(out, 200, Reply { content_type: "text/plain", ..received.reply() }, b"ok\n");
+    if request.path == b"/health" {
+        http::answer(out, 200, Reply { content_type: "text/plain", ..reply(request) }, b"ok\n");
         return Next::Answered;
     }
-    if server.loopback_only && !is_local(&received) {
-        return refuse(received, json, out, 403, "Forbidden: only local Host and Origin are served");
+    if server.loopback_only && !is_local(request) {
+        return refuse(request, json, out, 403, "Forbidden: only local Host and Origin are served");
     }
-    match (path, request.method) {
-        (b"/mcp", Method::Post) => post(server, received, json, out),
-        (b"/mcp", Method::Get) => get(server, received, json, out),
-        (b"/mcp", Method::Delete) => delete(server, received, json, out),
+    match (request.path, request.method) {
+        (b"/mcp", Method::Post) => post(server, request, json, out),
+        (b"/mcp", Method::Get) => get(server, request, json, out),
+        (b"/mcp", Method::Delete) => delete(server, request, json, out),
         (b"/sse", Method::Get) => Next::OneStream(server.sessions.create(None)),
-        (b"/messages", Method::Post) => message(server, received, json, out),
-        (b"/mcp", _) => refuse_method(received, json, out, "POST, GET, DELETE"),
-        (b"/sse", _) => refuse_method(received, json, out, "GET"),
-        (b"/messages", _) => refuse_method(received, json, out, "POST"),
-        _ => refuse(received, json, out, 404, "Not found: MCP is at /mcp, its 2024-11-05 transport at /sse"),
+        (b"/messages", Method::Post) => message(server, request, json, out),
+        (b"/mcp", _) => refuse_method(request, json, out, "POST, GET, DELETE"),
+        (b"/sse", _) => refuse_method(request, json, out, "GET"),
+        (b"/messages", _) => refuse_method(request, json, out, "POST"),
+        _ => refuse(request, json, out, 404, "Not found: MCP is at /mcp, its 2024-11-05 transport at /sse"),
     }
 }
 
-fn post(server: &Server, received: Received<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
-    if !is_json(&received) {
-        return refuse(received, json, out, 415, "Unsupported media type: send application/json");
+fn post(server: &Server, request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
+    if !is_json(request) {
+        return refuse(request, json, out, 415, "Unsupported media type: send application/json");
     }
-    if !received.request.accepts.json() && !received.request.accepts.events() {
-        return refuse(received, json, out, 406, "Not acceptable: accept application/json and text/event-stream");
+    if !request.accepts.json() && !request.accepts.events() {
+        return refuse(request, json, out, 406, "Not acceptable: accept application/json and text/event-stream");
     }
-    match mcp::post(server, &received.headers(), received.body, json) {
-        Answer::Accepted => http::answer(out, 202, received.reply(), b""),
-        Answer::Body(status) => http::answer(out, status, received.reply(), json),
+    match mcp::post(server, &headers(request), request.body, json) {
+        Answer::Accepted => http::answer(out, 202, reply(request), b""),
+        Answer::Body(status) => http::answer(out, status, reply(request), json),
         Answer::Created(session) => {
-            let reply = Reply { session: Some(session.id.as_str()), ..received.reply() };
+            let reply = Reply { session: Some(session.id.as_str()), ..reply(request) };
             http::answer(out, 200, reply, json);
         }
-        Answer::Stream(stream) if received.request.accepts.events() => return Next::Call(stream),
+        Answer::Stream(stream) if request.accepts.events() => return Next::Call(stream),
         // Dropping the works cancels those without a session; the others are taken out here.
         Answer::Stream(stream) => {
             stream.works.iter().for_each(|work| work.forget());
-            return refuse(received, json, out, 406, "Not acceptable: this call answers with text/event-stream");
+            return refuse(request, json, out, 406, "Not acceptable: this call answers with text/event-stream");
         }
     }
     Next::Answered
 }
 
 /// Opens the standalone stream, or resumes the one that `Last-Event-ID` is of.
-fn get(server: &Server, received: Received<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
+fn get(server: &Server, request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
     if server.stateless {
-        return refuse_method(received, json, out, "POST");
+        return refuse_method(request, json, out, "POST");
     }
-    if !received.request.accepts.events() {
-        return refuse(received, json, out, 406, "Not acceptable: accept text/event-stream");
+    if !request.accepts.events() {
+        return refuse(request, json, out, 406, "Not acceptable: accept text/event-stream");
     }
-    let session = match session(server, received, json, out) {
+    let session = match session(server, request, json, out) {
         Ok(session) => session,
         Err(next) => return next,
     };
-    let Some(last) = received.field(received.request.last_event_id) else {
+    let Some(last) = request.last_event_id else {
         return Next::Attach(session.standalone().attach(None), session);
     };
     let Some((number, sequence)) = parse_event_id(last) else {
-        return refuse(received, json, out, 400, "Bad request: no event has this Last-Event-ID");
+        return refuse(request, json, out, 400, "Bad request: no event has this Last-Event-ID");
     };
     let reader = match session.stream(number) {
         Some(log) => log.attach(Some(sequence)),
@@ -140,14 +120,14 @@ fn get(server: &Server, received: Received<'_>, json: &mut Vec<u8>, out: &mut Ve
     Next::Attach(reader, session)
 }
 
-fn delete(server: &Server, received: Received<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
+fn delete(server: &Server, request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
     if server.stateless {
-        return refuse_method(received, json, out, "POST");
+        return refuse_method(request, json, out, "POST");
     }
-    match session(server, received, json, out) {
+    match session(server, request, json, out) {
         Ok(session) => {
             server.sessions.end(&session.id);
-            http::answer(out, 200, received.reply(), b"");
+            http::answer(out, 200, reply(request), b"");
             Next::Answered
         }
         Err(next) => next,
@@ -157,43 +137,42 @@ fn delete(server: &Server, received: Received<'_>, json: &mut Vec<u8>, out: &mut
 /// The session of a GET or DELETE.
 fn session(
     server: &Server,
-    received: Received<'_>,
+    request: &Request<'_>,
     json: &mut Vec<u8>,
     out: &mut Vec<u8>,
 ) -> Result<Arc<Session>, Next> {
-    let headers = received.headers();
+    let headers = headers(request);
     if headers.version.is_some_and(|version| Version::parse(version).is_none()) {
-        return Err(refuse(received, json, out, 400, "Bad request: unsupported MCP-Protocol-Version"));
+        return Err(refuse(request, json, out, 400, "Bad request: unsupported MCP-Protocol-Version"));
     }
     let Some(id) = headers.session else {
-        return Err(refuse(received, json, out, 400, "Bad request: Mcp-Session-Id is required"));
+        return Err(refuse(request, json, out, 400, "Bad request: Mcp-Session-Id is required"));
     };
-    server.sessions.find(id).ok_or_else(|| unknown_session(received, json, out))
+    server.sessions.find(id).ok_or_else(|| unknown_session(request, json, out))
 }
 
 /// POST of the 2024-11-05 transport: 202, and the answer on the session's stream.
-fn message(server: &Server, received: Received<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
-    if !is_json(&received) {
-        return refuse(received, json, out, 415, "Unsupported media type: send application/json");
+fn message(server: &Server, request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
+    if !is_json(request) {
+        return refuse(request, json, out, 415, "Unsupported media type: send application/json");
     }
-    let mut pairs = received.request.query.of(received.buffer).split(|byte| *byte == b'&');
-    let Some(id) = pairs.find_map(|pair| pair.strip_prefix(b"sessionId=")) else {
-        return refuse(received, json, out, 400, "Bad request: sessionId is required");
+    let Some(id) = sse::query_parameter(request.path_and_query, b"sessionId") else {
+        return refuse(request, json, out, 400, "Bad request: sessionId is required");
     };
-    let Some(session) = server.sessions.find(id).filter(|session| session.one_stream) else {
-        return unknown_session(received, json, out);
+    let Some(session) = server.sessions.find(id.of(request.path_and_query)).filter(|session| session.one_stream) else {
+        return unknown_session(request, json, out);
     };
-    let message = match message::parse(received.body) {
+    let message = match message::parse(request.body) {
         Ok(message) => message,
         Err(bad) => {
             reply::error(json, bad.id, bad.code, bad.reason);
-            http::answer(out, 400, received.reply(), json);
+            http::answer(out, 400, reply(request), json);
             return Next::Answered;
         }
     };
     let caller = legacy::caller_of(Arc::clone(&session));
     let outcome = legacy::serve(server, &caller, message, json);
-    http::answer(out, 202, received.reply(), b"");
+    http::answer(out, 202, reply(request), b"");
     match outcome {
         Outcome::Body(_) => session.standalone().push(json),
         Outcome::Work(work) => return Next::Background(work, session),
@@ -202,35 +181,35 @@ fn message(server: &Server, received: Received<'_>, json: &mut Vec<u8>, out: &mu
     Next::Answered
 }
 
-fn refuse_method(received: Received<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>, allow: &'static str) -> Next {
+fn refuse_method(request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>, allow: &'static str) -> Next {
     reply::error(json, None, -32000, "Method not allowed");
-    http::answer(out, 405, Reply { allow: Some(allow), ..received.reply() }, json);
+    http::answer(out, 405, Reply { allow: Some(allow), ..reply(request) }, json);
     Next::Answered
 }
 
-fn refuse(received: Received<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>, status: u16, reason: &str) -> Next {
+fn refuse(request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>, status: u16, reason: &str) -> Next {
     reply::error(json, None, -32000, reason);
-    http::answer(out, status, received.reply(), json);
+    http::answer(out, status, reply(request), json);
     Next::Answered
 }
 
 /// 404 has a client begin anew (Streamable HTTP 2025-11-25, "Session Management").
-fn unknown_session(received: Received<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
+fn unknown_session(request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
     reply::error(json, None, -32001, "Session not found");
-    http::answer(out, 404, received.reply(), json);
+    http::answer(out, 404, reply(request), json);
     Next::Answered
 }
 
-fn is_json(received: &Received<'_>) -> bool {
-    let kind = received.field(received.request.content_type).unwrap_or_default();
+fn is_json(request: &Request<'_>) -> bool {
+    let kind = request.content_type.unwrap_or_default();
     let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     kind.eq_ignore_ascii_case(JSON.as_bytes())
 }
 
 /// Against DNS rebinding: a page that a browser loaded elsewhere reaches us under its own name.
-fn is_local(received: &Received<'_>) -> bool {
-    let host = received.field(received.request.host).is_none_or(is_local_authority);
-    let origin = received.field(received.request.origin).is_none_or(|origin| {
+fn is_local(request: &Request<'_>) -> bool {
+    let host = is_local_authority(request.host);
+    let origin = request.origin.is_none_or(|origin| {
         let authority = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
         authority.is_some_and(is_local_authority)
     });

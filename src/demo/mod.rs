@@ -42,6 +42,8 @@ use std::thread::JoinHandle;
 
 use aws_lc_rs::rand;
 
+use crate::net::driver::Choice;
+use crate::net::listener;
 use mcp::Server;
 
 /// How a demo server is to run.
@@ -55,26 +57,31 @@ pub struct Demo {
     pub stateless: bool,
     /// A proxy in front has checked Host and Origin, and hands on the client's own.
     pub behind_proxy: bool,
+    /// Epoll unless told otherwise: it is there wherever the server may run.
+    pub driver: Choice,
     /// What `whoami` calls this server; random if absent.
     pub replica: Option<String>,
 }
 
 impl Demo {
     pub fn new(bind: SocketAddr) -> Demo {
-        Demo { bind, workers: 1, stateless: false, behind_proxy: false, replica: None }
+        Demo { bind, workers: 1, stateless: false, behind_proxy: false, driver: Choice::Epoll, replica: None }
     }
 
     /// Starts the server. Fails if the address cannot be bound, also when another server has it.
     pub fn spawn(self) -> io::Result<Running> {
-        let listeners = worker::listen(self.bind, self.workers)?;
-        let address = listeners.first().map_or(Ok(self.bind), |listener| listener.local_addr())?;
+        let (address, listeners) = listener::bind(self.bind, self.workers.max(1))?;
         let replica = self.replica.unwrap_or_else(random_name).into_boxed_str();
         let loopback_only = address.ip().is_loopback() && !self.behind_proxy;
         let server = Arc::new(Server::new(replica, self.stateless, loopback_only));
         let threads = listeners.into_iter().enumerate().map(|(index, listener)| {
             let server = Arc::clone(&server);
             let thread = std::thread::Builder::new().name(format!("demo-{index}"));
-            thread.spawn(move || worker::run(listener, server, index == 0))
+            thread.spawn(move || {
+                if let Err(error) = worker::run(listener, server, self.driver, index == 0) {
+                    eprintln!("demo server: worker {index}: {error}");
+                }
+            })
         });
         Ok(Running { address, threads: threads.collect::<io::Result<_>>()? })
     }
@@ -84,16 +91,16 @@ impl Demo {
 #[derive(Debug)]
 pub struct Running {
     pub address: SocketAddr,
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Running {
-    /// Blocks for as long as the server runs; the error is why a worker could not.
-    pub fn join(self) -> io::Result<()> {
+    /// Blocks for as long as the server runs, which is until a worker cannot go on.
+    pub fn join(self) {
         for thread in self.threads {
-            thread.join().unwrap_or_else(|_| Err(io::Error::other("a demo worker panicked")))?;
+            // Why it ended has been said on stderr, by the worker or by the panic hook.
+            let _ended = thread.join();
         }
-        Ok(())
     }
 
     /// Where the MCP endpoint is.

@@ -1,6 +1,7 @@
 //! Calls that take time. A work runs as a task of its own and writes to a stream's log, so a legacy
 //! client that loses its connection can take up the stream elsewhere.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::mcp::Counters;
 use super::reply::{self, Caching, Style, text};
 use super::session::Session;
 use super::tools::{elicitation, fail, greeting, say_members};
+use crate::net::{Either, race, sleep, within};
 
 /// How long a user may take to answer `ask`.
 const ASK_TIMEOUT: Duration = Duration::from_secs(600);
@@ -67,39 +69,38 @@ pub async fn run_all(works: Vec<Work>, log: Arc<EventLog>, ends_log: bool) {
 /// A cancelled work is not answered (cancellation page).
 async fn run(work: Work, log: &EventLog) {
     let Work { id, task, style, session, cancelled, counters, .. } = work;
-    let mut body = Vec::new();
     counters.running.fetch_add(1, Ordering::Relaxed);
-    let done = monoio::select! {
-        _ = cancelled => false,
-        _ = perform(&task, &id, style, session.as_deref(), log, &mut body) => true,
-    };
+    let performing = pin!(perform(&task, &id, style, session.as_deref(), log));
+    let first = race(pin!(cancelled), performing).await;
     if let Some(session) = &session {
         session.stop(&id);
     }
     counters.running.fetch_sub(1, Ordering::Relaxed);
-    match done {
-        true => log.push(&body),
-        false => {
+    match first {
+        Either::Second(body) => log.push(&body),
+        Either::First(_) => {
             counters.cancelled.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-async fn perform(task: &Task, id: &str, style: Style, session: Option<&Session>, log: &EventLog, body: &mut Vec<u8>) {
-    match task {
+/// The JSON of the answer.
+async fn perform(task: &Task, id: &str, style: Style, session: Option<&Session>, log: &EventLog) -> Vec<u8> {
+    let words = match task {
         Task::Slow { steps, interval, token, logs } => {
             slow(*steps, *interval, token.as_deref(), *logs, log).await;
-            reply::result(body, id, style, Caching::None, |out| {
-                say_members(out, &format!("Done after {steps} steps"), None);
-            });
+            Some(format!("Done after {steps} steps"))
         }
-        Task::Ask { question } => match ask(question, session, log).await {
-            Some(words) => reply::result(body, id, style, Caching::None, |out| say_members(out, &words, None)),
-            None => {
-                fail(body, id, style, "the question was not answered");
-            }
-        },
+        Task::Ask { question } => ask(question, session, log).await,
+    };
+    let mut body = Vec::new();
+    match words {
+        Some(words) => reply::result(&mut body, id, style, Caching::None, |out| say_members(out, &words, None)),
+        None => {
+            fail(&mut body, id, style, "the question was not answered");
+        }
     }
+    body
 }
 
 async fn slow(steps: u32, interval: Duration, token: Option<&str>, logs: bool, log: &EventLog) {
@@ -120,7 +121,7 @@ async fn slow(steps: u32, interval: Duration, token: Option<&str>, logs: bool, l
             log.room().await;
             log.push(&event);
         }
-        monoio::time::sleep(interval).await;
+        sleep(interval).await;
     }
 }
 
@@ -131,7 +132,7 @@ async fn ask(question: &str, session: Option<&Session>, log: &EventLog) -> Optio
     let mut event = format!(r#"{{"jsonrpc":"2.0","id":{id},"#).into_bytes();
     event.extend_from_slice(&request[1..]);
     log.push(&event);
-    let answer = monoio::time::timeout(ASK_TIMEOUT, answered).await.ok()?.ok()?;
+    let answer = within(ASK_TIMEOUT, answered).await.ok()?.ok()?;
     let raw: &RawValue = serde_json::from_str(&answer).ok()?;
     greeting(raw)
 }

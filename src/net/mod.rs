@@ -1,1 +1,27 @@
-//! (skeleton)
+//! L3: the only monoio I/O. Everything that must be known about cancellation, readiness and drivers is known here.
+//!
+//! Rules that hold in this module and let the others be simple:
+//! - a connection that is idle waits in [`Stream::readable`] and owns no buffer;
+//! - a pending `read` or `write` is dropped only where the connection is closed afterwards;
+//! - runtimes are built on the thread that runs them (a ring with SINGLE_ISSUER built elsewhere spins silently).
+
+pub mod buffer;
+pub mod driver;
+pub mod listener;
+pub mod race;
+pub mod stream;
+pub mod tls;
+
+pub use buffer::Buffer;
+pub use race::{Either, Expired, race, within};
+pub use stream::{Probe, Stream};
+
+/// Start a task on this worker; it runs until it ends or the worker does.
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    drop(monoio::spawn(future));
+}
+
+/// Wait; late by up to 2 ms (the timer wheel ticks in milliseconds).
+pub async fn sleep(duration: std::time::Duration) {
+    monoio::time::sleep(duration).await;
+}

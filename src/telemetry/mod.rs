@@ -1,1 +1,7 @@
-//! (skeleton)
+//! L2: what the proxy tells about itself. Workers write their own cells; a scrape adds them up.
+
+pub mod cells;
+pub mod exposition;
+pub mod histogram;
+
+pub use cells::{Count, Fault, Registry, Series, UpstreamCells, WorkerCells};

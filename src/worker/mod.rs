@@ -1,1 +1,200 @@
-//! (skeleton)
+//! L4, the data plane: one thread, one ring, its own listener, buffers, upstream connections and metric cells.
+//!
+//! The files in the order in which a request meets them:
+//!
+//! ```text
+//! accept      take the connection, or hand it to a worker with less to do
+//! connection  one client: keep-alive loop, read a head
+//! exchange    ONE REQUEST: the whole story, and the only caller of the stages below
+//!   guard       framing, Host, Origin                        -> Request
+//!   local       /health /ready /metrics
+//!   envelope    what MCP says: era, method, id, name         -> Envelope
+//!   session     whose session it is                          -> Session
+//!   upstream    pick, pool, connect                          -> Lease
+//!   outbound    the heads that leave, rebuilt
+//!   relay       bodies both ways: backpressure, event streams, cancellation
+//! refusal     every stage's error -> status, JSON-RPC code, metric reason
+//! ```
+
+mod accept;
+mod connection;
+mod envelope;
+mod exchange;
+mod guard;
+mod inspect;
+mod local;
+mod outbound;
+mod refusal;
+mod relay;
+mod session;
+mod shared;
+mod upstream;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use futures_channel::mpsc::UnboundedReceiver;
+
+use crate::net::driver::Driver;
+use crate::net::{self, stream};
+use crate::telemetry::WorkerCells;
+use crate::wire::http1::head::{RequestHead, ResponseHead};
+use crate::wire::json::Peek;
+pub use shared::{Command, Shared, Upstream, View};
+
+/// How often a worker looks after idle connections, open streams and its heartbeat.
+const HOUSEKEEPING: Duration = Duration::from_millis(500);
+/// Scratch space kept for reuse.
+const SCRATCH_MAX: usize = 64;
+
+/// One worker. Lives on its thread only; tasks hold it by `Rc`.
+pub struct Worker {
+    index: usize,
+    shared: Arc<Shared>,
+    cells: Arc<WorkerCells>,
+    /// The view of the latest look; replaced when `shared.view` was.
+    view: RefCell<Rc<upstream::LocalView>>,
+    sessions: session::Hot,
+    scratch: RefCell<Vec<Box<Scratch>>>,
+    connections: RefCell<HashMap<u64, Rc<Flags>>>,
+    next_connection: Cell<u64>,
+    draining: Cell<bool>,
+}
+
+/// What parsing one request needs, kept from request to request so that the steady state allocates nothing.
+#[derive(Default)]
+struct Scratch {
+    head: RequestHead,
+    peek: Peek,
+    answer: ResponseHead,
+}
+
+/// What a connection is doing: how a drain finds out whom to wake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Between requests.
+    Idle,
+    /// A request is under way; it will be finished.
+    Busy,
+    /// A stream without end (GET, subscriptions); a drain ends it. Holds the upstream's descriptor.
+    Streaming(i32),
+}
+
+/// One connection in the worker's list. Written by its task, read by the drain.
+struct Flags {
+    client_fd: i32,
+    phase: Cell<Phase>,
+}
+
+/// Run worker `index` on this thread until it has drained. Called inside the runtime.
+pub async fn run(
+    index: usize,
+    driver: Driver,
+    shared: Arc<Shared>,
+    listener: std::net::TcpListener,
+    mut inbox: UnboundedReceiver<Command>,
+    ready: impl FnOnce(),
+) {
+    shared.registry.runs_on(index, driver.name(), driver.flags());
+    let worker = Rc::new(Worker::new(index, shared));
+    let accepting = accept::start(&worker, listener);
+    net::spawn(housekeeping(worker.clone()));
+    ready();
+    while let Ok(command) = inbox.recv().await {
+        match command {
+            Command::Adopt(stream, peer) => connection::start(&worker, stream, peer),
+            Command::Drain => {
+                accepting.stop();
+                worker.drain();
+            }
+            Command::Die => panic!("asked to die by a fault test"),
+        }
+        if worker.draining.get() {
+            break;
+        }
+    }
+    while !worker.connections.borrow().is_empty() {
+        net::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+impl Worker {
+    fn new(index: usize, shared: Arc<Shared>) -> Worker {
+        let cells = shared.registry.worker(index);
+        cells.connections.set(0);
+        cells.streams.set(0);
+        let view = upstream::LocalView::first(index, &shared);
+        Worker {
+            index,
+            cells,
+            view: RefCell::new(Rc::new(view)),
+            sessions: session::Hot::default(),
+            scratch: RefCell::default(),
+            connections: RefCell::default(),
+            next_connection: Cell::new(0),
+            draining: Cell::new(shared.draining.load(Relaxed)),
+            shared,
+        }
+    }
+
+    /// The configuration of now. A request takes it once, so that a change never splits it.
+    fn view(&self) -> Rc<upstream::LocalView> {
+        let current = self.view.borrow().clone();
+        let latest = self.shared.view.load();
+        if Arc::ptr_eq(&current.view, &latest) {
+            return current;
+        }
+        let next = Rc::new(current.successor(self.index, &self.shared, latest.clone()));
+        self.view.replace(next.clone());
+        next
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Milliseconds since the start of the process: the clock of the table.
+    fn now_ms(&self) -> u64 {
+        self.shared.started.elapsed().as_millis() as u64
+    }
+
+    fn take_scratch(&self) -> Box<Scratch> {
+        self.scratch.borrow_mut().pop().unwrap_or_default()
+    }
+
+    fn give_scratch(&self, scratch: Box<Scratch>) {
+        let mut kept = self.scratch.borrow_mut();
+        if kept.len() < SCRATCH_MAX {
+            kept.push(scratch);
+        }
+    }
+
+    /// No new work: idle connections close now, endless streams end at an event boundary, requests are finished.
+    fn drain(&self) {
+        self.draining.set(true);
+        for flags in self.connections.borrow().values() {
+            match flags.phase.get() {
+                Phase::Idle => stream::wake_reader(flags.client_fd),
+                Phase::Streaming(upstream) => stream::wake_reader(upstream),
+                Phase::Busy => {}
+            }
+        }
+    }
+}
+
+async fn housekeeping(worker: Rc<Worker>) {
+    let mut last = Instant::now();
+    loop {
+        net::sleep(HOUSEKEEPING.min(worker.shared.store.touch_interval())).await;
+        worker.cells.heartbeat.add(1);
+        worker.sessions.keep_streams_alive(&worker.shared.store);
+        if last.elapsed() >= HOUSEKEEPING {
+            last = Instant::now();
+            worker.view().prune_pools();
+        }
+    }
+}

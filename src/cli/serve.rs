@@ -1,0 +1,123 @@
+//! `reverse` and `gateway`: load the configuration, open the store, serve.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Failure;
+use super::args::ServerArgs;
+use crate::config::plan::{Durability, LogFormat, LogOutput, LogPlan, Plan, StoreKind};
+use crate::control::{self, Outcome};
+use crate::store::{self, OpenError, Store};
+use crate::telemetry::histogram::Histogram;
+use crate::{config, demo};
+
+/// Address in use (`EX_UNAVAILABLE` of sysexits).
+pub const EXIT_UNAVAILABLE: u8 = 69;
+
+/// Run a server until it is told to stop.
+///
+/// # Errors
+/// 78 for a configuration that cannot work, 69 for an address in use, 1 for everything at run time.
+pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
+    let mut sources = args.sources();
+    let demo = args.demo.then(start_demo).transpose()?;
+    if let Some(demo) = &demo {
+        sources.upstreams = vec![format!("http://{}", demo.address)];
+        sources.in_memory = true;
+    }
+    let loaded = config::load(&sources).map_err(|errors| Failure::config(errors.to_string()))?;
+    start_log(&loaded.plan.log)?;
+    for warning in &loaded.warnings {
+        eprintln!("shadowcat: warning: {warning}");
+    }
+    let plan = Arc::new(loaded.plan);
+    let started = Instant::now();
+    let durations: Arc<Histogram> = Arc::default();
+    let store = open_store(&plan, &durations, started)?;
+    let listening = |address: SocketAddr| announce(address, &plan, demo.is_some());
+    let faults = cfg!(debug_assertions) && std::env::var_os("SHADOWCAT_FAULTS").is_some();
+    let outcome = control::serve(plan.clone(), store, durations.clone(), started, faults, listening);
+    match outcome {
+        Ok(Outcome::Drained) => Ok(ExitCode::SUCCESS),
+        Ok(Outcome::CutShort) => Ok(ExitCode::from(1)),
+        Err(error) => Err(serve_failure(&plan, &error)),
+    }
+}
+
+fn serve_failure(plan: &Plan, error: &anyhow::Error) -> Failure {
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    if kind == Some(std::io::ErrorKind::AddrInUse) {
+        let message = format!("{} is in use: another server listens there", plan.bind);
+        return Failure { code: EXIT_UNAVAILABLE, message };
+    }
+    Failure { code: 1, message: format!("{error:#}") }
+}
+
+fn start_demo() -> Result<demo::Running, Failure> {
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    demo::spawn(loopback, 1).map_err(|error| Failure { code: 1, message: format!("the demo server: {error}") })
+}
+
+fn announce(address: SocketAddr, plan: &Plan, is_demo: bool) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "shadowcat {} listening on http://{address}", env!("CARGO_PKG_VERSION"));
+    if plan.upstreams.is_empty() {
+        let _ = writeln!(stderr, "no upstream yet: requests get 503; start with --upstream URL");
+    }
+    if is_demo {
+        let _ = writeln!(stderr, "{}", demo::banner(address));
+    }
+}
+
+fn open_store(plan: &Plan, durations: &Arc<Histogram>, started: Instant) -> Result<Store, Failure> {
+    let session = &plan.session;
+    let place = match session.store {
+        StoreKind::Memory => store::Place::Memory,
+        StoreKind::Lmdb => store::Place::Directory(session.path.clone()),
+    };
+    let store = Store::open(store::Options {
+        place,
+        timeout: session.timeout,
+        max_sessions: session.max_sessions,
+        cleanup_interval: session.cleanup_interval,
+        relaxed: session.durability == Durability::Relaxed,
+        checker: std::env::current_exe().ok().map(|program| (program, vec![super::STORE_CHECK.into()])),
+        ..store::Options::default()
+    })
+    .map_err(|error| {
+        let code = if matches!(error, OpenError::InUse { .. }) { EXIT_UNAVAILABLE } else { 1 };
+        Failure { code, message: error.to_string() }
+    })?;
+    let durations = durations.clone();
+    store.set_on_end(Box::new(move |life| durations.record(life, started.elapsed())));
+    Ok(store)
+}
+
+/// Logs go where the plan says; without colour where nobody sees it.
+pub fn start_log(plan: &LogPlan) -> Result<(), Failure> {
+    use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
+    let writer = match &plan.output {
+        LogOutput::Stdout => BoxMakeWriter::new(std::io::stdout),
+        LogOutput::Stderr => BoxMakeWriter::new(std::io::stderr),
+        LogOutput::File(path) => {
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+            let file = file.map_err(|error| Failure::config(format!("logging.output {}: {error}", path.display())))?;
+            BoxMakeWriter::new(std::sync::Mutex::new(file))
+        }
+    };
+    let terminal = match plan.output {
+        LogOutput::Stdout => std::io::stdout().is_terminal(),
+        LogOutput::Stderr => std::io::stderr().is_terminal(),
+        LogOutput::File(_) => false,
+    };
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&plan.filter)).with_writer(writer);
+    let result = match plan.format {
+        LogFormat::Json => subscriber.json().try_init(),
+        LogFormat::Human => subscriber.with_ansi(colour).try_init(),
+    };
+    result.map_err(|error| Failure { code: 1, message: error.to_string() })
+}

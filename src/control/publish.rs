@@ -1,0 +1,70 @@
+//! Views: built whole, swapped whole.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::resolve;
+use crate::config::plan::Plan;
+use crate::net::tls::Connector;
+use crate::table::{Endpoint, Schedule};
+use crate::worker::{Upstream, View};
+
+/// The first view of a plan.
+///
+/// # Errors
+/// TLS settings of an upstream that cannot work, naming it.
+pub fn first_view(plan: Arc<Plan>) -> Result<View, String> {
+    let weights: Vec<u32> = plan.upstreams.iter().map(|upstream| upstream.weight).collect();
+    let mut connectors: HashMap<(String, Option<PathBuf>), Connector> = HashMap::new();
+    let mut upstreams = Vec::with_capacity(plan.upstreams.len());
+    for upstream in &plan.upstreams {
+        let tls = match &upstream.tls {
+            None => None,
+            Some(tls) => {
+                let key = (tls.server_name.clone(), tls.ca_path.clone());
+                if !connectors.contains_key(&key) {
+                    let connector = Connector::new(&tls.server_name, tls.ca_path.as_deref())
+                        .map_err(|error| format!("upstream `{}`: {error}", upstream.name))?;
+                    connectors.insert(key.clone(), connector);
+                }
+                connectors.get(&key).cloned()
+            }
+        };
+        upstreams.push(Upstream {
+            plan: upstream.clone(),
+            addresses: resolve::addresses(&upstream.host, upstream.port),
+            words: Arc::new(Endpoint::default()),
+            tls,
+        });
+    }
+    Ok(View { plan, upstreams, schedule: Arc::new(Schedule::new(&weights)) })
+}
+
+/// The same view with names resolved anew; `None` if nothing changed. A name that does not resolve now keeps the
+/// addresses that it had.
+pub fn resolved_anew(view: &View) -> Option<View> {
+    let mut changed = false;
+    let upstreams = view
+        .upstreams
+        .iter()
+        .map(|upstream| {
+            let mut addresses = upstream.addresses.clone();
+            if resolve::is_name(&upstream.plan.host) {
+                let found = resolve::addresses(&upstream.plan.host, upstream.plan.port);
+                let same = found.len() == addresses.len() && found.iter().all(|address| addresses.contains(address));
+                if !found.is_empty() && !same {
+                    changed = true;
+                    addresses = found;
+                }
+            }
+            Upstream {
+                plan: upstream.plan.clone(),
+                addresses,
+                words: upstream.words.clone(),
+                tls: upstream.tls.clone(),
+            }
+        })
+        .collect();
+    changed.then(|| View { plan: view.plan.clone(), upstreams, schedule: view.schedule.clone() })
+}

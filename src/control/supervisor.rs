@@ -1,0 +1,259 @@
+//! Starts the workers, restarts one that dies, and ends them in order.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use crossbeam::channel::{Receiver, Sender, after, bounded, never, select, tick, unbounded};
+use futures_channel::mpsc;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::publish;
+use crate::config::plan::{DriverChoice, Plan};
+use crate::net::{driver, listener};
+use crate::store::Store;
+use crate::table::Affinity;
+use crate::telemetry::Registry;
+use crate::telemetry::histogram::Histogram;
+use crate::worker::{self, Command, Shared};
+
+/// How often names are resolved anew.
+const RESOLVE: Duration = Duration::from_secs(10);
+/// Pause before a worker that died is started anew, so that one that dies at once does not spin.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
+/// A worker whose heartbeat stands still for this long is reported.
+const STALLED: Duration = Duration::from_secs(10);
+
+/// How a server ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything that ran was finished.
+    Drained,
+    /// `timeouts.shutdown` was over, or a second signal came.
+    CutShort,
+}
+
+/// What a thread tells the supervisor.
+enum Event {
+    Ready,
+    Failed(usize, io::Error),
+    Ended(usize),
+    Died(usize),
+}
+
+/// Serve `plan` until SIGTERM or SIGINT. `listening` is called once, when every worker accepts.
+///
+/// # Errors
+/// The address is in use or cannot be bound (`io::Error` with its kind), TLS settings, a driver that cannot be had.
+pub fn serve(
+    plan: Arc<Plan>,
+    store: Store,
+    durations: Arc<Histogram>,
+    started: Instant,
+    faults: bool,
+    listening: impl FnOnce(SocketAddr),
+) -> anyhow::Result<Outcome> {
+    let (address, listeners) = listener::bind(plan.bind, plan.workers)?;
+    let view = publish::first_view(plan.clone()).map_err(anyhow::Error::msg)?;
+    let registry: Arc<Registry> = Arc::default();
+    let shared = Arc::new(Shared {
+        view: ArcSwap::from_pointee(view),
+        store: store.clone(),
+        affinity: Affinity::default(),
+        workers: (0..plan.workers).map(|index| registry.worker(index)).collect(),
+        registry,
+        inboxes: (0..plan.workers).map(|_| Mutex::new(None)).collect(),
+        session_durations: durations,
+        started,
+        draining: AtomicBool::new(false),
+        faults,
+    });
+    let (events, inbox) = unbounded();
+    let mut fleet = Fleet { shared, plan, listeners, events, alive: 0 };
+    for index in 0..fleet.plan.workers {
+        fleet.start(index)?;
+    }
+    fleet.wait_until_ready(&inbox)?;
+    listening(address);
+    let outcome = fleet.supervise(&inbox)?;
+    store.close();
+    Ok(outcome)
+}
+
+struct Fleet {
+    shared: Arc<Shared>,
+    plan: Arc<Plan>,
+    /// Kept so that a restarted worker finds its queue; emptied by the drain.
+    listeners: Vec<TcpListener>,
+    events: Sender<Event>,
+    alive: usize,
+}
+
+impl Fleet {
+    fn start(&mut self, index: usize) -> io::Result<()> {
+        let listener = self.listeners[index].try_clone()?;
+        let (tell, inbox) = mpsc::unbounded();
+        *self.shared.inboxes[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(tell);
+        let (shared, plan, events) = (self.shared.clone(), self.plan.clone(), self.events.clone());
+        thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let mut farewell = Farewell { index, events: events.clone(), orderly: false };
+            pin(index, plan.workers);
+            let choice = match plan.driver {
+                DriverChoice::Auto => driver::Choice::Auto,
+                DriverChoice::IoUring => driver::Choice::IoUring,
+                DriverChoice::Epoll => driver::Choice::Epoll,
+            };
+            let ready = events.clone();
+            let result = driver::run(choice, move |driver| {
+                worker::run(index, driver, shared, listener, inbox, move || {
+                    let _ = ready.send(Event::Ready);
+                })
+            });
+            farewell.orderly = true;
+            if let Err(error) = result {
+                let _ = events.send(Event::Failed(index, error));
+            }
+        })?;
+        self.alive += 1;
+        Ok(())
+    }
+
+    fn wait_until_ready(&self, inbox: &Receiver<Event>) -> anyhow::Result<()> {
+        let mut waiting = self.plan.workers;
+        while waiting > 0 {
+            match inbox.recv()? {
+                Event::Ready => waiting -= 1,
+                Event::Failed(_, error) => {
+                    let hint = "this kernel or container refuses io_uring with the flags it needs; try --driver auto";
+                    return Err(anyhow::Error::new(error).context(hint));
+                }
+                Event::Ended(index) | Event::Died(index) => anyhow::bail!("worker {index} died while it started"),
+            }
+        }
+        Ok(())
+    }
+
+    fn supervise(&mut self, inbox: &Receiver<Event>) -> anyhow::Result<Outcome> {
+        let signals = signals()?;
+        let resolve = tick(RESOLVE);
+        let watchdog = tick(STALLED);
+        let mut beats = vec![u64::MAX; self.plan.workers];
+        let mut deadline = never();
+        let mut draining = false;
+        while self.alive > 0 {
+            select! {
+                recv(inbox) -> event => match event? {
+                    Event::Ready => {}
+                    Event::Failed(index, error) => tracing::error!(index, %error, "a worker has no driver"),
+                    Event::Ended(_) => self.alive -= 1,
+                    Event::Died(index) => {
+                        self.alive -= 1;
+                        if !draining {
+                            tracing::error!(index, "a worker died and is started anew");
+                            self.shared.registry.restarts.fetch_add(1, Relaxed);
+                            thread::sleep(RESTART_PAUSE);
+                            self.start(index)?;
+                        }
+                    }
+                },
+                recv(signals) -> _ => {
+                    if draining {
+                        tracing::warn!("told twice to stop: stopping now");
+                        return Ok(Outcome::CutShort);
+                    }
+                    draining = true;
+                    deadline = after(self.plan.timeouts.shutdown);
+                    self.drain();
+                },
+                recv(deadline) -> _ => {
+                    tracing::warn!("timeouts.shutdown is over: cutting what still runs");
+                    return Ok(Outcome::CutShort);
+                },
+                recv(resolve) -> _ => self.resolve_in_the_background(),
+                recv(watchdog) -> _ => self.watch(&mut beats),
+            }
+        }
+        Ok(Outcome::Drained)
+    }
+
+    /// Readiness is 503 first; then each worker empties its queue, closes it, and finishes what runs.
+    fn drain(&mut self) {
+        tracing::info!("draining");
+        self.shared.draining.store(true, Relaxed);
+        // The workers hold duplicates: a queue closes when its worker has emptied it.
+        self.listeners.clear();
+        for index in 0..self.plan.workers {
+            self.shared.tell(index, Command::Drain);
+        }
+    }
+
+    fn resolve_in_the_background(&self) {
+        let view = self.shared.view.load_full();
+        if !view.upstreams.iter().any(|upstream| super::resolve::is_name(&upstream.plan.host)) {
+            return;
+        }
+        let shared = self.shared.clone();
+        thread::spawn(move || {
+            if let Some(next) = publish::resolved_anew(&view) {
+                tracing::info!("the addresses of an upstream changed");
+                shared.view.store(Arc::new(next));
+            }
+        });
+    }
+
+    fn watch(&self, beats: &mut [u64]) {
+        for (index, (cells, last)) in self.shared.workers.iter().zip(beats).enumerate() {
+            let now = cells.heartbeat.value();
+            if now == *last {
+                tracing::error!(index, "a worker stands still");
+            }
+            *last = now;
+        }
+    }
+}
+
+/// Tells the supervisor that a worker's thread ends, whatever the reason.
+struct Farewell {
+    index: usize,
+    events: Sender<Event>,
+    orderly: bool,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let event = if self.orderly { Event::Ended(self.index) } else { Event::Died(self.index) };
+        let _ = self.events.send(event);
+    }
+}
+
+/// SIGTERM and SIGINT, on a thread of their own.
+fn signals() -> io::Result<Receiver<i32>> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let (tell, told) = bounded(4);
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            let _ = tell.try_send(signal);
+        }
+    })?;
+    Ok(told)
+}
+
+/// Worker `index` on a CPU of its own, where there are enough.
+fn pin(index: usize, workers: usize) {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
+    if workers > cpus.len() {
+        return;
+    }
+    let mut one = CpuSet::new();
+    one.set(cpus[index]);
+    if let Err(error) = sched_setaffinity(None, &one) {
+        tracing::debug!(index, %error, "cannot pin a worker to a CPU");
+    }
+}

@@ -1,0 +1,223 @@
+//! Pooled byte buffers that the kernel fills and empties.
+//!
+//! Two classes, by measurement: 16 KiB for heads and small messages, 64 KiB for streaming. A dropped buffer goes back
+//! to the pool of the thread that drops it, also when a cancelled operation lets go of it late.
+
+use std::cell::RefCell;
+
+use monoio::buf::{IoBuf, IoBufMut};
+
+/// Capacity of a buffer for heads and small messages, bytes.
+pub const SMALL_BYTES: usize = 16 * 1024;
+/// Room in front of the data for a chunk's head, bytes (16 hex digits and CRLF, rounded up).
+pub const HEADROOM_BYTES: usize = 24;
+/// Room behind the data that reads leave free for a chunk's end and the last chunk, bytes.
+pub const TAILROOM_BYTES: usize = 16;
+/// Buffers of one class that a thread keeps for reuse.
+const POOLED_MAX: usize = 256;
+
+/// Bytes `start..len` of a fixed allocation are data; reads append behind them, writes consume from their front.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    mem: Vec<u8>,
+    start: usize,
+}
+
+#[derive(Default)]
+struct Pool {
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+    large_bytes: usize,
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::default();
+}
+
+impl Buffer {
+    /// An empty buffer of [`SMALL_BYTES`].
+    pub fn small() -> Buffer {
+        let mem = POOL.with_borrow_mut(|pool| pool.small.pop());
+        Buffer { mem: mem.unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES)), start: 0 }
+    }
+
+    /// An empty buffer of `bytes` with [`HEADROOM_BYTES`] in front, for streaming bodies.
+    pub fn streaming(bytes: usize) -> Buffer {
+        let bytes = bytes.max(SMALL_BYTES + 1);
+        let mem = POOL.with_borrow_mut(|pool| {
+            if pool.large_bytes != bytes {
+                pool.large.clear();
+                pool.large_bytes = bytes;
+            }
+            pool.large.pop()
+        });
+        let mut mem = mem.unwrap_or_else(|| Vec::with_capacity(bytes));
+        mem.resize(HEADROOM_BYTES, 0);
+        Buffer { mem, start: HEADROOM_BYTES }
+    }
+
+    /// A small buffer with room in front and behind, as [`Buffer::streaming`] has.
+    pub fn small_streaming() -> Buffer {
+        let mut buffer = Buffer::small();
+        buffer.mem.resize(HEADROOM_BYTES, 0);
+        buffer.start = HEADROOM_BYTES;
+        buffer
+    }
+
+    /// A buffer around bytes that are already there.
+    pub fn from_vec(mem: Vec<u8>) -> Buffer {
+        Buffer { mem, start: 0 }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.mem[self.start..]
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.mem[self.start..]
+    }
+
+    pub fn len(&self) -> usize {
+        self.mem.len() - self.start
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that a read may still append.
+    pub fn room(&self) -> usize {
+        self.mem.capacity() - self.mem.len()
+    }
+
+    /// Drop `n` bytes from the front.
+    pub fn consume(&mut self, n: usize) {
+        self.start += n;
+        assert!(self.start <= self.mem.len(), "consumed more than there is");
+        if self.start == self.mem.len() {
+            self.clear();
+        }
+    }
+
+    /// Keep the first `n` bytes of the data.
+    pub fn truncate(&mut self, n: usize) {
+        self.mem.truncate(self.start + n);
+    }
+
+    pub fn clear(&mut self) {
+        self.mem.clear();
+        self.start = 0;
+    }
+
+    /// Make room for reads: move the data to the front, and grow to hold at least `total` bytes of data.
+    pub fn make_room(&mut self, total: usize) {
+        if self.start > 0 {
+            self.mem.copy_within(self.start.., 0);
+            let len = self.mem.len() - self.start;
+            self.mem.truncate(len);
+            self.start = 0;
+        }
+        if total > self.mem.len() {
+            self.mem.reserve_exact(total - self.mem.len());
+        }
+    }
+
+    /// The vector behind an output buffer, to append to.
+    pub fn vec(&mut self) -> &mut Vec<u8> {
+        &mut self.mem
+    }
+
+    /// Frame the data as one chunk (RFC 9112 section 7.1), in place where the buffer was made with headroom.
+    pub fn frame_as_chunk(&mut self, head: &[u8], end: &[u8]) {
+        if self.start >= head.len() {
+            self.start -= head.len();
+            self.mem[self.start..self.start + head.len()].copy_from_slice(head);
+        } else {
+            self.mem.splice(self.start..self.start, head.iter().copied());
+        }
+        self.mem.extend_from_slice(end);
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut mem = std::mem::take(&mut self.mem);
+        mem.clear();
+        // A thread that is shutting down has no pool any more; then the memory is simply freed.
+        let _ = POOL.try_with(|pool| {
+            let mut pool = pool.borrow_mut();
+            if mem.capacity() == SMALL_BYTES && pool.small.len() < POOLED_MAX {
+                pool.small.push(mem);
+            } else if mem.capacity() > 0 && mem.capacity() == pool.large_bytes && pool.large.len() < POOLED_MAX / 8 {
+                pool.large.push(mem);
+            }
+        });
+    }
+}
+
+// SAFETY: the vector's allocation does not move while the operation owns the buffer, and `start <= len <= capacity`.
+unsafe impl IoBuf for Buffer {
+    fn read_ptr(&self) -> *const u8 {
+        self.bytes().as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: as above; the kernel writes only behind the data, inside the capacity, and `set_init` adds what it wrote.
+unsafe impl IoBufMut for Buffer {
+    fn write_ptr(&mut self) -> *mut u8 {
+        let len = self.mem.len();
+        // SAFETY: `len <= capacity`, so the pointer stays inside (or one past the end of) the allocation.
+        unsafe { self.mem.as_mut_ptr().add(len) }
+    }
+
+    fn bytes_total(&mut self) -> usize {
+        let room = self.room();
+        if self.start >= HEADROOM_BYTES { room.saturating_sub(TAILROOM_BYTES).max(1).min(room) } else { room }
+    }
+
+    unsafe fn set_init(&mut self, pos: usize) {
+        let len = self.mem.len() + pos;
+        debug_assert!(len <= self.mem.capacity());
+        // SAFETY: the caller initialised `pos` bytes behind the old length.
+        unsafe { self.mem.set_len(len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunk_framing_happens_in_place() {
+        let mut buffer = Buffer::streaming(65536);
+        buffer.vec().extend_from_slice(b"hello");
+        let before = buffer.bytes().as_ptr();
+        buffer.frame_as_chunk(b"5\r\n", b"\r\n");
+        assert_eq!(buffer.bytes(), b"5\r\nhello\r\n");
+        // SAFETY: only compared, never read.
+        assert_eq!(buffer.bytes().as_ptr(), unsafe { before.sub(3) });
+    }
+
+    #[test]
+    fn reads_append_and_writes_consume() {
+        let mut buffer = Buffer::small();
+        buffer.vec().extend_from_slice(b"abcdef");
+        buffer.consume(2);
+        buffer.make_room(64);
+        assert_eq!(buffer.bytes(), b"cdef");
+        buffer.consume(4);
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn a_dropped_buffer_is_used_again() {
+        let first = Buffer::small();
+        let address = first.mem.as_ptr();
+        drop(first);
+        assert_eq!(Buffer::small().mem.as_ptr(), address);
+    }
+}

@@ -1,0 +1,39 @@
+//! Waiting for one of two things, and for a thing with a limit.
+//!
+//! Neither drops a future that it was lent: the caller keeps the loser and may poll it again, so no completed read is
+//! ever thrown away.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Either<A, B> {
+    First(A),
+    Second(B),
+}
+
+/// The one that is ready first; `first` wins a tie.
+pub async fn race<A: Future, B: Future>(
+    mut first: Pin<&mut A>,
+    mut second: Pin<&mut B>,
+) -> Either<A::Output, B::Output> {
+    poll_fn(|cx| {
+        if let Poll::Ready(value) = first.as_mut().poll(cx) {
+            return Poll::Ready(Either::First(value));
+        }
+        second.as_mut().poll(cx).map(Either::Second)
+    })
+    .await
+}
+
+/// The time was up.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Expired;
+
+/// `future`, unless it takes longer than `limit`. It is dropped then: only for waits that own nothing (readiness,
+/// channels) and where the connection closes afterwards.
+pub async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Expired> {
+    monoio::time::timeout(limit, future).await.map_err(|_| Expired)
+}

@@ -1,0 +1,54 @@
+//! Store time: ages that neither a clock jump nor a restart can upset.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Where time comes from; tests bring their own.
+#[derive(Clone)]
+pub struct Clock {
+    /// Since some fixed point; never goes back.
+    pub monotonic: Arc<dyn Fn() -> Duration + Send + Sync>,
+    /// Since 1970; may jump.
+    pub wall: Arc<dyn Fn() -> Duration + Send + Sync>,
+}
+
+impl Clock {
+    pub fn system() -> Clock {
+        let start = Instant::now();
+        Clock {
+            monotonic: Arc::new(move || start.elapsed()),
+            wall: Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
+        }
+    }
+}
+
+/// A pair of wall time and store time, milliseconds, as saved in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Saved {
+    pub wall_ms: u64,
+    pub store_ms: u64,
+}
+
+/// Goes on from the saved time by what the wall clock says has passed (never back); from there the monotonic clock counts.
+pub struct StoreClock {
+    clock: Clock,
+    offset_ms: u64,
+}
+
+impl StoreClock {
+    pub fn resume(clock: Clock, saved: Option<Saved>) -> StoreClock {
+        let wall_ms = (clock.wall)().as_millis() as u64;
+        let base = saved.map_or(1, |saved| saved.store_ms + wall_ms.saturating_sub(saved.wall_ms));
+        let monotonic_ms = (clock.monotonic)().as_millis() as u64;
+        StoreClock { clock, offset_ms: base.saturating_sub(monotonic_ms) }
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.offset_ms + (self.clock.monotonic)().as_millis() as u64
+    }
+
+    /// What to save now.
+    pub fn to_save(&self) -> Saved {
+        Saved { wall_ms: (self.clock.wall)().as_millis() as u64, store_ms: self.now_ms() }
+    }
+}

@@ -1,0 +1,288 @@
+//! The LMDB environment: opened once, checked first, locked against a second server.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use heed::types::Bytes;
+use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RwTxn, WithoutTls};
+use rustix::fs::FlockOperation;
+
+use super::clock::Saved;
+use super::{OpenError, Options, Place, ReadError, Record};
+use crate::base::SessionId;
+
+/// Sparse: address space, not disk. Never resized while it is open.
+const MAP_BYTES: usize = 16 << 30;
+const MEMORY_MAP_BYTES: usize = 1 << 30;
+/// Reader slots, 64 bytes each.
+const READERS_MAX: u32 = 512;
+/// Databases: `SESSIONS` maps an id to its [`Record`], `META` holds the clock.
+const SESSIONS: &str = "sessions";
+const META: &str = "meta";
+const CLOCK: &[u8] = b"clock";
+const DATA_FILE: &str = "data.mdb";
+/// A check may take this long, and this long more for each GiB.
+const CHECK_TIME: Duration = Duration::from_secs(30);
+
+pub struct Environment {
+    env: Env<WithoutTls>,
+    sessions: Database<'static, Bytes, Bytes>,
+    meta: Database<'static, Bytes, Bytes>,
+    path: PathBuf,
+    map_bytes: usize,
+    /// Held for the life of the process: one server a directory.
+    _lock: Option<File>,
+}
+
+impl Environment {
+    pub fn open(options: &Options) -> Result<Environment, OpenError> {
+        match &options.place {
+            Place::Directory(path) => Environment::open_directory(path, options),
+            Place::Memory => Environment::open_memory(options),
+        }
+    }
+
+    fn open_directory(path: &Path, options: &Options) -> Result<Environment, OpenError> {
+        let io = |error| OpenError::Io { path: path.display().to_string(), error };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
+        let lock = lock(path)?;
+        let data = path.join(DATA_FILE);
+        if let (Some((program, first)), true) = (&options.checker, data.exists())
+            && let Err(why) = check(program, first, path, data.metadata().map_err(io)?.len())
+        {
+            return Err(put_aside(path, why));
+        }
+        let flags = if options.relaxed { EnvFlags::NO_META_SYNC } else { EnvFlags::empty() };
+        let map_bytes = options.map_bytes.unwrap_or(MAP_BYTES);
+        let environment = Environment::open_in(path, map_bytes, flags, Some(lock))?;
+        let stale = environment.env.clear_stale_readers().unwrap_or(0);
+        if stale > 0 {
+            tracing::info!(stale, "cleared reader slots of a server that is gone");
+        }
+        Ok(environment)
+    }
+
+    /// In memory the files lose their names as soon as they are open, so that nothing stays, whatever ends us.
+    fn open_memory(options: &Options) -> Result<Environment, OpenError> {
+        let parent = ["/dev/shm".into(), std::env::temp_dir()].into_iter().find(|path| path.is_dir());
+        let parent = parent.unwrap_or_else(std::env::temp_dir);
+        let unique = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let path = parent.join(format!("shadowcat-{}-{unique}", std::process::id()));
+        let io = |error| OpenError::Io { path: path.display().to_string(), error };
+        fs::DirBuilder::new().mode(0o700).create(&path).map_err(io)?;
+        let map_bytes = options.map_bytes.unwrap_or(MEMORY_MAP_BYTES);
+        let opened = Environment::open_in(&path, map_bytes, EnvFlags::NO_SYNC, None);
+        let _ = fs::remove_dir_all(&path);
+        opened
+    }
+
+    fn open_in(path: &Path, map_bytes: usize, flags: EnvFlags, lock: Option<File>) -> Result<Environment, OpenError> {
+        let lmdb = |error: heed::Error| OpenError::Lmdb { path: path.display().to_string(), error: error.to_string() };
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.map_size(map_bytes).max_readers(READERS_MAX).max_dbs(4);
+        // SAFETY: the flags given here keep LMDB's integrity (no WRITE_MAP; NO_SYNC only in memory).
+        unsafe { options.flags(flags) };
+        // SAFETY: the directory is ours alone (the lock above, or a private name), so nobody truncates the map.
+        let env = unsafe { options.open(path) }.map_err(lmdb)?;
+        let txn = env.write_txn().map_err(lmdb)?;
+        let databases = env.create_databases_and_commit(txn, |opener, txn| {
+            let sessions = opener.create_database::<Bytes, Bytes>(txn, Some(SESSIONS))?;
+            let meta = opener.create_database::<Bytes, Bytes>(txn, Some(META))?;
+            Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((sessions, meta)))
+        });
+        let Some((sessions, meta)) = databases.map_err(lmdb)?.commit() else {
+            return Err(OpenError::Lmdb { path: path.display().to_string(), error: "cannot create databases".into() });
+        };
+        Ok(Environment { env, sessions, meta, path: path.to_owned(), map_bytes, _lock: lock })
+    }
+
+    pub fn open_error(&self, error: String) -> OpenError {
+        OpenError::Lmdb { path: self.path.display().to_string(), error }
+    }
+
+    pub fn find(&self, id: &SessionId) -> Result<Option<Record>, ReadError> {
+        let lmdb = |error: heed::Error| ReadError::Lmdb(error.to_string());
+        let txn = self.env.read_txn().map_err(lmdb)?;
+        match self.sessions.get(&txn, id.as_bytes()).map_err(lmdb)? {
+            Some(bytes) => Record::decode(bytes).map(Some).ok_or(ReadError::Record),
+            None => Ok(None),
+        }
+    }
+
+    pub fn count(&self) -> heed::Result<u64> {
+        let txn = self.env.read_txn()?;
+        self.sessions.len(&txn)
+    }
+
+    /// Sessions from `from` on (all from the start if `None`), at most `limit`, and where to go on.
+    pub fn scan(&self, from: Option<SessionId>, limit: usize) -> heed::Result<Vec<(SessionId, Option<Record>)>> {
+        let txn = self.env.read_txn()?;
+        let start =
+            from.as_ref().map_or(std::ops::Bound::Unbounded, |id| std::ops::Bound::Excluded(&id.as_bytes()[..]));
+        let range = (start, std::ops::Bound::Unbounded);
+        let mut found = Vec::new();
+        for item in self.sessions.range(&txn, &range)?.take(limit) {
+            let (key, value) = item?;
+            if let Some(id) = SessionId::parse(key) {
+                found.push((id, Record::decode(value)));
+            }
+        }
+        Ok(found)
+    }
+
+    pub fn write(&self) -> heed::Result<RwTxn<'_>> {
+        self.env.write_txn()
+    }
+
+    pub fn get_in(&self, txn: &RwTxn<'_>, id: &SessionId) -> heed::Result<Option<Record>> {
+        Ok(self.sessions.get(txn, id.as_bytes())?.and_then(Record::decode))
+    }
+
+    pub fn put(&self, txn: &mut RwTxn<'_>, id: &SessionId, record: &Record) -> heed::Result<()> {
+        self.sessions.put(txn, id.as_bytes(), &record.encode())
+    }
+
+    /// Whether it was there.
+    pub fn delete(&self, txn: &mut RwTxn<'_>, id: &SessionId) -> heed::Result<bool> {
+        self.sessions.delete(txn, id.as_bytes())
+    }
+
+    pub fn save_clock(&self, txn: &mut RwTxn<'_>, saved: Saved) -> heed::Result<()> {
+        let bytes = [saved.wall_ms.to_le_bytes(), saved.store_ms.to_le_bytes()].concat();
+        self.meta.put(txn, CLOCK, &bytes)
+    }
+
+    pub fn saved_clock(&self) -> Option<Saved> {
+        let txn = self.env.read_txn().ok()?;
+        let bytes: [u8; 16] = self.meta.get(&txn, CLOCK).ok()??.try_into().ok()?;
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        Some(Saved { wall_ms: word(0), store_ms: word(8) })
+    }
+
+    pub fn clear_stale_readers(&self) {
+        let _ = self.env.clear_stale_readers();
+    }
+
+    /// Bytes in use, and bytes of the map.
+    pub fn size(&self) -> (u64, u64) {
+        const PAGE: u64 = 4096;
+        (self.env.info().last_page_number as u64 * PAGE + PAGE, self.map_bytes as u64)
+    }
+}
+
+/// Take the directory for this process.
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let io = |error| OpenError::Io { path: path.display().to_string(), error };
+    let name = path.join("server.lock");
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(name).map_err(io)?;
+    if let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if error != rustix::io::Errno::WOULDBLOCK {
+            return Err(io(error.into()));
+        }
+        let mut pid = String::new();
+        let _ = file.read_to_string(&mut pid);
+        return Err(OpenError::InUse { path: path.display().to_string(), pid: pid.trim().to_owned() });
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io)?;
+    Ok(file)
+}
+
+/// Check a store in a process of its own: LMDB has no checksums, so damage may be a SIGBUS, an abort or a loop.
+fn check(program: &Path, first: &[std::ffi::OsString], path: &Path, bytes: u64) -> Result<(), String> {
+    let limit = CHECK_TIME + CHECK_TIME * (bytes >> 30) as u32;
+    let mut child = Command::new(program)
+        .args(first)
+        .arg(path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("its checker does not start: {error}"))?;
+    let started = Instant::now();
+    let mut stderr = child.stderr.take();
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if started.elapsed() > limit => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err("reading it does not come to an end".into());
+            }
+            Ok(None) => pause(),
+            Err(error) => return Err(error.to_string()),
+        }
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let mut said = String::new();
+    if let Some(stderr) = &mut stderr {
+        let _ = stderr.take(4096).read_to_string(&mut said);
+    }
+    let said = said.lines().next().unwrap_or_default().to_owned();
+    Err(if said.is_empty() { format!("reading it ended with {status}") } else { said })
+}
+
+#[expect(clippy::disallowed_methods, reason = "before the first worker starts, while a child process works")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(2));
+}
+
+/// What the checking process does: read every page of every database, and try (without committing) to write.
+pub fn check_main(path: &Path) -> ExitCode {
+    match check_pages(path) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check_pages(path: &Path) -> Result<(), String> {
+    let lmdb = |error: heed::Error| error.to_string();
+    let length = fs::metadata(path.join(DATA_FILE)).map_err(|error| error.to_string())?.len();
+    let environment =
+        Environment::open_in(path, MAP_BYTES, EnvFlags::empty(), None).map_err(|error| error.to_string())?;
+    let (used, _) = environment.size();
+    if length < used {
+        return Err(format!("the file has {length} bytes, its pages need {used}"));
+    }
+    let counted = environment.count().map_err(lmdb)?;
+    let (mut seen, mut from) = (0, None);
+    loop {
+        let some = environment.scan(from, 10_000).map_err(lmdb)?;
+        let Some((last, _)) = some.last() else { break };
+        from = Some(*last);
+        if some.iter().any(|(_, record)| record.is_none()) {
+            return Err("a session's record does not match its checksum".into());
+        }
+        seen += some.len() as u64;
+    }
+    if seen != counted {
+        return Err(format!("{counted} sessions are counted, {seen} can be read"));
+    }
+    // A compacting copy follows every page that is in use, and the list of free ones.
+    let mut nowhere = OpenOptions::new().write(true).open("/dev/null").map_err(|error| error.to_string())?;
+    environment.env.copy_to_file(&mut nowhere, heed::CompactionOption::Enabled).map_err(lmdb)?;
+    let mut txn = environment.write().map_err(lmdb)?;
+    environment.save_clock(&mut txn, Saved { wall_ms: 0, store_ms: 0 }).map_err(lmdb)?;
+    txn.abort();
+    Ok(())
+}
+
+fn put_aside(path: &Path, why: String) -> OpenError {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let kept = path.join(format!("{DATA_FILE}.damaged-{now}"));
+    let shown = path.display().to_string();
+    if let Err(error) = fs::rename(path.join(DATA_FILE), &kept) {
+        return OpenError::Io { path: shown, error: io::Error::other(format!("damaged ({why}), and {error}")) };
+    }
+    let _ = fs::remove_file(path.join("lock.mdb"));
+    OpenError::Damaged { path: shown, why, kept: kept.display().to_string() }
+}

@@ -1,0 +1,301 @@
+//! The one thread that writes: it takes what waits, commits it in one transaction, and wakes all who wait.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use futures_channel::oneshot;
+
+use super::{Inner, Record, Reservation, WriteError};
+use crate::base::SessionId;
+
+/// Writes in one transaction.
+const BATCH: usize = 512;
+/// Expired sessions removed in one transaction, so that a clean-up never keeps new sessions waiting for long.
+const CLEANUP_BATCH: usize = 1000;
+/// Touches that wait to be saved; beyond, they are saved at once.
+const TOUCHES_MAX: usize = 10_000;
+
+pub enum Write {
+    Create { reservation: Reservation, id: SessionId, record: Record, done: Done },
+    End { id: SessionId, done: Done },
+    Touch { id: SessionId, at_ms: u64 },
+    Close,
+}
+
+type Done = oneshot::Sender<Result<(), WriteError>>;
+
+pub fn start(inner: Arc<Inner>, writes: Receiver<Write>, cleanup: Duration) -> io::Result<JoinHandle<()>> {
+    let flush = (inner.touch_interval / 2).min(Duration::from_secs(1));
+    let now = Instant::now();
+    let writer = Writer {
+        inner,
+        writes,
+        touched: HashMap::new(),
+        creates: Vec::new(),
+        ends: Vec::new(),
+        flush: Every { period: flush, due: now + flush },
+        cleanup: Every { period: cleanup, due: now + cleanup },
+        readers: Every { period: Duration::from_secs(60), due: now + Duration::from_secs(60) },
+    };
+    thread::Builder::new().name("store".into()).spawn(move || writer.run())
+}
+
+struct Writer {
+    inner: Arc<Inner>,
+    writes: Receiver<Write>,
+    /// The latest use of sessions, not saved yet.
+    touched: HashMap<SessionId, u64>,
+    creates: Vec<(Reservation, SessionId, Record, Done)>,
+    ends: Vec<(SessionId, Done)>,
+    flush: Every,
+    cleanup: Every,
+    readers: Every,
+}
+
+struct Every {
+    period: Duration,
+    due: Instant,
+}
+
+impl Every {
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = now >= self.due;
+        if due {
+            self.due = now + self.period;
+        }
+        due
+    }
+}
+
+impl Writer {
+    fn run(mut self) {
+        loop {
+            let next = self.flush.due.min(self.cleanup.due).min(self.readers.due);
+            let mut closing = match self.writes.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(write) => self.sort(write),
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => true,
+            };
+            while !closing && self.creates.len() + self.ends.len() < BATCH && self.touched.len() < TOUCHES_MAX {
+                match self.writes.try_recv() {
+                    Ok(write) => closing = self.sort(write),
+                    Err(_) => break,
+                }
+            }
+            self.commit_changes();
+            let now = Instant::now();
+            if self.flush.is_due(now) || self.touched.len() >= TOUCHES_MAX || closing {
+                self.save_touches(closing);
+            }
+            if self.cleanup.is_due(now) {
+                self.remove_expired();
+            }
+            if self.readers.is_due(now) {
+                self.inner.environment.clear_stale_readers();
+                self.warn_when_nearly_full();
+            }
+            if closing {
+                return;
+            }
+        }
+    }
+
+    /// `true`: the store closes.
+    fn sort(&mut self, write: Write) -> bool {
+        match write {
+            Write::Create { reservation, id, record, done } => self.creates.push((reservation, id, record, done)),
+            Write::End { id, done } => self.ends.push((id, done)),
+            Write::Touch { id, at_ms } => {
+                self.touched.insert(id, at_ms);
+            }
+            Write::Close => return true,
+        }
+        false
+    }
+
+    fn commit_changes(&mut self) {
+        if self.creates.is_empty() && self.ends.is_empty() {
+            return;
+        }
+        let (creates, ends) = (std::mem::take(&mut self.creates), std::mem::take(&mut self.ends));
+        match self.try_commit(&creates, &ends) {
+            Ok(lives) => {
+                self.settle_creates(creates, None);
+                self.settle_ends(ends, lives, None);
+            }
+            Err(error) => {
+                let error = WriteError::Commit(error.to_string());
+                let alone = if creates.is_empty() { None } else { Some(self.try_commit(&[], &ends)) };
+                self.settle_creates(creates, Some(&error));
+                // Ending sessions needs less room than beginning them, and makes some.
+                match alone {
+                    Some(Ok(lives)) => self.settle_ends(ends, lives, None),
+                    Some(Err(_)) | None => self.settle_ends(ends, Vec::new(), Some(&error)),
+                }
+            }
+        }
+    }
+
+    /// The lives of the sessions that ended, milliseconds.
+    fn try_commit(
+        &self,
+        creates: &[(Reservation, SessionId, Record, Done)],
+        ends: &[(SessionId, Done)],
+    ) -> heed::Result<Vec<u64>> {
+        let Inner { environment, counters, .. } = &*self.inner;
+        let result = (|| {
+            let mut txn = environment.write()?;
+            for (_, id, record, _) in creates {
+                environment.put(&mut txn, id, record)?;
+            }
+            let mut lives = Vec::new();
+            for (id, _) in ends {
+                let record = environment.get_in(&txn, id)?;
+                if environment.delete(&mut txn, id)? {
+                    lives.push(record.map_or(0, |record| self.inner.clock.now_ms().saturating_sub(record.created_ms)));
+                }
+            }
+            txn.commit()?;
+            Ok(lives)
+        })();
+        let counter = if result.is_ok() { &counters.commits } else { &counters.failures };
+        counter.fetch_add(1, Relaxed);
+        result
+    }
+
+    fn settle_creates(&self, creates: Vec<(Reservation, SessionId, Record, Done)>, error: Option<&WriteError>) {
+        for (reservation, _, _, done) in creates {
+            match error {
+                Some(error) => {
+                    drop(reservation);
+                    let _ = done.send(Err(error.clone()));
+                }
+                None => {
+                    reservation.keep();
+                    self.inner.counters.active.fetch_add(1, Relaxed);
+                    self.inner.counters.created.fetch_add(1, Relaxed);
+                    let _ = done.send(Ok(()));
+                }
+            }
+        }
+    }
+
+    fn settle_ends(&mut self, ends: Vec<(SessionId, Done)>, lives: Vec<u64>, error: Option<&WriteError>) {
+        if error.is_none() && !ends.is_empty() {
+            self.count_ended(&lives);
+        }
+        for (id, done) in ends {
+            if error.is_none() {
+                self.touched.remove(&id);
+            }
+            let _ = done.send(error.map_or(Ok(()), |error| Err(error.clone())));
+        }
+    }
+
+    fn count_ended(&self, lives: &[u64]) {
+        let Inner { taken, counters, ended_epoch, on_end, .. } = &*self.inner;
+        let count = lives.len() as u64;
+        taken.fetch_sub(count, AcqRel);
+        counters.active.fetch_sub(count, Relaxed);
+        counters.ended.fetch_add(count, Relaxed);
+        ended_epoch.fetch_add(1, Release);
+        if let Some(on_end) = on_end.get() {
+            lives.iter().for_each(|&life| on_end(Duration::from_millis(life)));
+        }
+    }
+
+    /// Save the latest uses, and the clock. A touch never brings back a session that ended.
+    fn save_touches(&mut self, closing: bool) {
+        if self.touched.is_empty() && !closing {
+            return;
+        }
+        let Inner { environment, counters, clock, .. } = &*self.inner;
+        let result = (|| {
+            let mut txn = environment.write()?;
+            for (id, &at_ms) in &self.touched {
+                if let Some(mut record) = environment.get_in(&txn, id)?
+                    && record.seen_ms < at_ms
+                {
+                    record.seen_ms = at_ms;
+                    environment.put(&mut txn, id, &record)?;
+                }
+            }
+            environment.save_clock(&mut txn, clock.to_save())?;
+            txn.commit()
+        })();
+        match result {
+            Ok(()) => {
+                counters.commits.fetch_add(1, Relaxed);
+                self.touched.clear();
+            }
+            // They are kept and saved next time; if they become too many they are dropped and counted.
+            Err(error) => {
+                tracing::error!(%error, "cannot save when sessions were last used");
+                counters.failures.fetch_add(1, Relaxed);
+                if self.touched.len() >= TOUCHES_MAX {
+                    counters.touches_dropped.fetch_add(self.touched.len() as u64, Relaxed);
+                    self.touched.clear();
+                }
+            }
+        }
+    }
+
+    fn remove_expired(&mut self) {
+        self.save_touches(true);
+        let mut from = None;
+        loop {
+            let some = match self.inner.environment.scan(from, CLEANUP_BATCH) {
+                Ok(some) if !some.is_empty() => some,
+                Ok(_) => return,
+                Err(error) => return tracing::error!(%error, "cannot look for expired sessions"),
+            };
+            from = some.last().map(|(id, _)| *id);
+            let now = self.inner.clock.now_ms();
+            let expired: Vec<SessionId> = some
+                .into_iter()
+                .filter(|(_, record)| record.as_ref().is_none_or(|record| self.inner.is_expired(record, now)))
+                .map(|(id, _)| id)
+                .collect();
+            if !expired.is_empty() {
+                self.remove(&expired);
+            }
+            // Whoever waits comes first.
+            while let Ok(write) = self.writes.try_recv() {
+                if self.sort(write) || self.creates.len() + self.ends.len() >= BATCH {
+                    break;
+                }
+            }
+            self.commit_changes();
+        }
+    }
+
+    fn remove(&mut self, expired: &[SessionId]) {
+        let (waiting, ends): (Vec<_>, Vec<_>) = expired
+            .iter()
+            .map(|&id| {
+                let (done, waiting) = oneshot::channel();
+                (waiting, (id, done))
+            })
+            .unzip();
+        drop(waiting);
+        match self.try_commit(&[], &ends) {
+            Ok(lives) => {
+                self.inner.counters.expired.fetch_add(lives.len() as u64, Relaxed);
+                self.settle_ends(ends, lives, None);
+            }
+            Err(error) => tracing::error!(%error, "cannot remove expired sessions"),
+        }
+    }
+
+    fn warn_when_nearly_full(&self) {
+        let (used, map) = self.inner.environment.size();
+        if used > map / 5 * 4 {
+            tracing::warn!(used, map, "the session store is more than 80 % full");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! One client connection: wait, read a head, run the exchange, again.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::refusal::Refusal;
+use super::{Flags, Phase, Scratch, Worker, exchange, refusal};
+use crate::config::plan::Plan;
+use crate::net::{self, Buffer, Stream, within};
+use crate::wire::http1::head::Progress;
+
+/// How long and how much we still read from a client that we told to close, so that it gets to read our answer before
+/// a reset throws it away.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1 << 20;
+
+/// A client as the stages see it.
+pub struct Client {
+    pub stream: Stream,
+    pub peer: IpAddr,
+    /// `Forwarded` and `X-Forwarded-*` of this peer are believed.
+    pub trusted: bool,
+    flags: Rc<Flags>,
+}
+
+impl Client {
+    pub fn enter(&self, phase: Phase) {
+        self.flags.phase.set(phase);
+    }
+}
+
+/// What becomes of the connection after an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    KeepAlive,
+    /// All was said and read.
+    Close,
+    /// Input is left that nobody will read.
+    Linger,
+    /// The answer is cut: a reset, or at least no orderly end, must show it.
+    Abort,
+}
+
+/// Serve a connection in a task of its own. A panic loses this connection and no other.
+pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    let stream = match Stream::adopt(stream) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%error, "lost a connection before its first byte"),
+    };
+    let id = worker.next_connection.replace(worker.next_connection.get() + 1);
+    let flags = Rc::new(Flags { client_fd: stream.fd(), phase: Cell::new(Phase::Idle) });
+    worker.connections.borrow_mut().insert(id, flags.clone());
+    worker.cells.connections.add(1);
+    let worker = worker.clone();
+    net::spawn(async move {
+        let guard = Registered { worker: worker.clone(), id };
+        let peer = peer.ip().to_canonical();
+        let trusted = worker.view().view.plan.guards.trusted_proxies.iter().any(|range| range.contains(peer));
+        let client = Client { stream, peer, trusted, flags };
+        if contain_panic(serve(&worker, &client)).await.is_none() {
+            worker.cells.panics.add(1);
+            tracing::error!(worker = worker.index, "a connection was lost to a panic");
+        }
+        drop(client);
+        drop(guard);
+    });
+}
+
+/// Takes the connection off the worker's list, whatever happens.
+struct Registered {
+    worker: Rc<Worker>,
+    id: u64,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().remove(&self.id);
+        self.worker.cells.connections.sub(1);
+    }
+}
+
+async fn serve(worker: &Rc<Worker>, client: &Client) {
+    let mut input = Buffer::default();
+    let mut first = true;
+    loop {
+        let view = worker.view();
+        let mut scratch = match next_head(worker, client, &view.view.plan, &mut input, first).await {
+            Next::Request(scratch) => scratch,
+            Next::Refused(refusal) => {
+                refusal::answer(worker, client, &refusal, None, false).await;
+                return linger(client, input).await;
+            }
+            Next::Gone => return,
+        };
+        first = false;
+        client.enter(Phase::Busy);
+        worker.cells.requests.add(1);
+        let after = exchange::run(worker, &view, client, &mut input, &mut scratch).await;
+        worker.give_scratch(scratch);
+        match after {
+            After::KeepAlive if !worker.is_draining() || !input.is_empty() => client.enter(Phase::Idle),
+            After::KeepAlive | After::Close => return client.stream.shutdown().await,
+            After::Linger => return linger(client, input).await,
+            After::Abort => return client.stream.reset(),
+        }
+    }
+}
+
+enum Next {
+    Request(Box<Scratch>),
+    Refused(Refusal),
+    Gone,
+}
+
+/// Wait for the next request without owning a buffer, then read until its head is complete.
+async fn next_head(worker: &Worker, client: &Client, plan: &Plan, input: &mut Buffer, first: bool) -> Next {
+    let times = &plan.timeouts;
+    if input.is_empty() {
+        drop(std::mem::take(input));
+        if worker.is_draining() && !first {
+            client.stream.shutdown().await;
+            return Next::Gone;
+        }
+        // A connection that never said anything is as slow a header as one that stopped half-way.
+        let patience = if first { times.header } else { times.keep_alive };
+        if !matches!(within(patience, client.stream.readable()).await, Ok(Ok(()))) {
+            return Next::Gone;
+        }
+        *input = Buffer::small();
+        if !matches!(fill(client, input).await, Ok(1..)) {
+            return Next::Gone;
+        }
+    }
+    let mut scratch = worker.take_scratch();
+    scratch.head.reset();
+    let begun = Instant::now();
+    let refusal = loop {
+        match scratch.head.parse(input.bytes(), &plan.limits.head) {
+            Ok(Progress::Complete) => return Next::Request(scratch),
+            Ok(Progress::Incomplete) => {}
+            Err(error) => break Refusal::head(error),
+        }
+        if input.room() == 0 {
+            input.make_room((input.len() * 2).max(plan.limits.head.head_bytes + 1));
+        }
+        let left = times.header.saturating_sub(begun.elapsed());
+        match within(left, client.stream.readable()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Next::Gone,
+            Err(_) => break Refusal::HEADER_TIMEOUT,
+        }
+        match fill(client, input).await {
+            Ok(1..) => {}
+            _ => return Next::Gone,
+        }
+    };
+    worker.give_scratch(scratch);
+    Next::Refused(refusal)
+}
+
+/// One read appended to `input`.
+pub async fn fill(client: &Client, input: &mut Buffer) -> std::io::Result<usize> {
+    let (result, buffer) = client.stream.read(std::mem::take(input)).await;
+    *input = buffer;
+    result
+}
+
+async fn linger(client: &Client, mut input: Buffer) {
+    client.stream.shutdown().await;
+    let drain = async {
+        let mut seen = 0;
+        while seen < LINGER_BYTES {
+            input.clear();
+            if client.stream.readable().await.is_err() {
+                return;
+            }
+            if input.room() == 0 {
+                input = Buffer::small();
+            }
+            match fill(client, &mut input).await {
+                Ok(n @ 1..) => seen += n,
+                _ => return,
+            }
+        }
+    };
+    let _ = within(LINGER, drain).await;
+}
+
+/// `None` if the future panicked; it is not polled again.
+async fn contain_panic<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(value)) => Poll::Ready(Some(value)),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}

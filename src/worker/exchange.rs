@@ -1,0 +1,478 @@
+//! ONE REQUEST: the whole story. Only this file calls the stages.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::connection::{After, Client};
+use super::envelope::{self, Envelope, Intake};
+use super::guard::{self, Request};
+use super::inspect::Inspect;
+use super::outbound;
+use super::refusal::{self, Refusal};
+use super::relay::{self, Answer, Upload, Watch};
+use super::session::{self, Birth, OpenStream, Session};
+use super::upstream::{self, Lease, LocalView};
+use super::{Phase, Scratch, Worker, local};
+use crate::base::SessionId;
+use crate::config::plan::Plan;
+use crate::net::{self, Buffer, within};
+use crate::store::{Reservation, Transport};
+use crate::wire::http1::body::BodyDecoder;
+use crate::wire::http1::framing::{self, BodyLength};
+use crate::wire::http1::head::{Method, Name, ResponseHead};
+use crate::wire::json::Peek;
+use crate::wire::mcp::{Era, header};
+
+/// What holds for the whole of one request: set once, read by every stage.
+pub struct Exchange<'a> {
+    pub worker: &'a Rc<Worker>,
+    pub view: &'a LocalView,
+    pub client: &'a Client,
+    pub request: &'a Request<'a>,
+    pub envelope: Envelope,
+    pub begun: Instant,
+    /// When `timeouts.request` is over.
+    pub deadline: Option<Instant>,
+    /// Of the upstream that was chosen.
+    timeout: Cell<Duration>,
+}
+
+impl Exchange<'_> {
+    pub fn plan(&self) -> &Plan {
+        &self.view.view.plan
+    }
+
+    pub fn upstream_timeout(&self) -> Duration {
+        self.timeout.get()
+    }
+
+    pub fn name(&self, lease: &Lease) -> &str {
+        &self.view.view.upstreams[lease.index].plan.name
+    }
+
+    pub fn timeout_refusal(&self) -> Refusal {
+        let whole = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if whole { Refusal::REQUEST_TIMEOUT } else { Refusal::UPSTREAM_TIMEOUT }
+    }
+
+    /// A drain ends endless streams.
+    pub fn ends_streams_now(&self) -> bool {
+        self.envelope.endless && self.worker.is_draining()
+    }
+
+    pub async fn write_client(&self, bytes: Buffer) -> Result<(), Refusal> {
+        match within(self.plan().timeouts.write, self.client.stream.write_all(bytes)).await {
+            Ok((Ok(()), _)) => Ok(()),
+            _ => Err(Refusal::CLIENT_GONE),
+        }
+    }
+}
+
+/// How far a request got, for whoever must answer when a stage says no.
+#[derive(Default)]
+struct Standing {
+    /// It was read to its end, and the client keeps the connection.
+    keep_alive: bool,
+    /// Its answer has begun.
+    answered: bool,
+}
+
+/// Run one request whose head is parsed in `scratch` and stands at the front of `input`; on return `input` holds what
+/// followed the request.
+pub async fn run(
+    worker: &Rc<Worker>,
+    view: &LocalView,
+    client: &Client,
+    input: &mut Buffer,
+    scratch: &mut Scratch,
+) -> After {
+    scratch.peek.reset();
+    let mut standing = Standing::default();
+    let refusal = match story(worker, view, client, input, scratch, &mut standing).await {
+        Ok(after) => return after,
+        Err(refusal) => refusal,
+    };
+    if standing.answered || refusal.reason == Refusal::CLIENT_GONE.reason {
+        worker.cells.refused(refusal.reason);
+        return After::Abort;
+    }
+    let keep = standing.keep_alive && !refusal.close && !worker.is_draining();
+    refusal::answer(worker, client, &refusal, scratch.peek.id(), keep).await;
+    if keep { After::KeepAlive } else { After::Linger }
+}
+
+async fn story(
+    worker: &Rc<Worker>,
+    view: &LocalView,
+    client: &Client,
+    input: &mut Buffer,
+    scratch: &mut Scratch,
+    standing: &mut Standing,
+) -> Result<After, Refusal> {
+    let begun = Instant::now();
+    let plan = &view.view.plan;
+    let Scratch { head, peek, answer } = scratch;
+    let head_bytes = std::mem::take(input);
+    let request = guard::admit(plan, client, head, &head_bytes.bytes()[..head.len])?;
+    let following = split_off(&head_bytes, head.len);
+    if let Some(page) = local::find(worker, &request) {
+        let keep = local::answer(worker, view, client, &request, page).await;
+        *input = following;
+        return Ok(if keep { After::KeepAlive } else { After::Linger });
+    }
+    let (envelope, mut intake) = envelope::read(plan, client, &request, following, peek).await?;
+    if intake.is_whole() {
+        *input = std::mem::take(&mut intake.rest);
+        standing.keep_alive = request.keep_alive();
+    }
+    let session = session::resume(worker, view, &request, &envelope)?;
+    let reserved = session::reserve(worker, &request, &envelope, session.as_ref())?;
+    let deadline = plan.timeouts.request.map(|limit| begun + limit);
+    let timeout = Cell::new(Duration::MAX);
+    let exchange = Exchange { worker, view, client, request: &request, envelope, begun, deadline, timeout };
+    let peek = RefCell::new(peek);
+
+    let mut sending = Sending::new(session.as_ref(), intake);
+    loop {
+        let lease = sending.lease(&exchange).await?;
+        let mut watch = Watch::new(client, envelope.era == Era::Modern || request.method() == Method::Get);
+        let mut upload = sending.send(&exchange, &lease, &peek).await;
+        let bytes = match relay::answer_head(&exchange, &lease, answer, &mut upload, &mut watch).await {
+            Ok(bytes) => bytes,
+            Err(failed) => {
+                drop(upload);
+                sending.retry_or_fail(&exchange, &lease, failed)?;
+                continue;
+            }
+        };
+        let parts = Parts { answer, bytes, session: session.as_ref(), reserved };
+        let end = finish(&exchange, standing, input, &lease, parts, upload, watch).await?;
+        if end.reusable {
+            lease.give_back(view);
+        }
+        return Ok(end.after);
+    }
+}
+
+/// What follows the head in its buffer, in a buffer of its own.
+fn split_off(head_bytes: &Buffer, head_len: usize) -> Buffer {
+    if head_bytes.len() == head_len {
+        return Buffer::default();
+    }
+    let mut following = Buffer::small();
+    following.vec().extend_from_slice(&head_bytes.bytes()[head_len..]);
+    following
+}
+
+/// The request on its way to an upstream, perhaps more than once.
+struct Sending<'a> {
+    session: Option<&'a Session>,
+    /// A whole body is kept for a second try; one that streams is given away.
+    body: Buffer,
+    streaming: Option<Intake>,
+    was_streaming: bool,
+    retried: bool,
+}
+
+impl<'a> Sending<'a> {
+    fn new(session: Option<&'a Session>, mut intake: Intake) -> Sending<'a> {
+        let body = std::mem::take(&mut intake.body);
+        let was_streaming = !intake.is_whole();
+        Sending { session, body, streaming: was_streaming.then_some(intake), was_streaming, retried: false }
+    }
+
+    async fn lease(&self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
+        let (worker, view) = (exchange.worker, exchange.view);
+        let lease = match self.session {
+            Some(session) => match upstream::lease(worker, view, Some(session.upstream), self.retried).await {
+                Err(_) if view.view.upstreams[session.upstream].words.has_lost_its_sessions(worker.now_ms()) => {
+                    session::end(worker, session.id).await?;
+                    return Err(Refusal::SESSION_UNKNOWN);
+                }
+                other => other?,
+            },
+            None => self.lease_any(exchange).await?,
+        };
+        exchange.timeout.set(view.view.upstreams[lease.index].plan.timeout);
+        lease.cells().requests.add(1);
+        Ok(lease)
+    }
+
+    /// Any upstream, but rather the one that issued the request's opaque state.
+    async fn lease_any(&self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
+        let (worker, view) = (exchange.worker, exchange.view);
+        let issuer = exchange.envelope.affinity.and_then(|key| worker.shared.affinity.find(key));
+        if let Some(index) = issuer
+            && view.view.upstreams.get(index).is_some_and(|upstream| upstream.words.is_open(worker.now_ms()))
+            && let Ok(lease) = upstream::lease(worker, view, Some(index), self.retried).await
+        {
+            return Ok(lease);
+        }
+        upstream::lease(worker, view, None, self.retried).await
+    }
+
+    /// Send head and body in one go; what is still to come of the body goes on as an upload. A failed write is not an
+    /// error here: the reader finds out what upstream made of it.
+    async fn send<'b>(
+        &mut self,
+        exchange: &'b Exchange<'b>,
+        lease: &'b Lease,
+        peek: &'b RefCell<&mut Peek>,
+    ) -> Upload<'b> {
+        let framing = match (self.was_streaming, exchange.request.body()) {
+            (true, framing) => framing,
+            (false, BodyLength::Empty) => BodyLength::Empty,
+            (false, _) => BodyLength::Length(self.body.len() as u64),
+        };
+        let upstream = &exchange.view.view.upstreams[lease.index];
+        let mut out = Buffer::small();
+        let request = exchange.request;
+        outbound::request(out.vec(), exchange.plan(), exchange.client, request, upstream, self.session, framing);
+        let limit = exchange.upstream_timeout();
+        if self.was_streaming && framing == BodyLength::Chunked && !self.body.is_empty() {
+            let size = crate::wire::http1::encode::chunk_head(self.body.len());
+            self.body.frame_as_chunk(size.as_bytes(), crate::wire::http1::encode::CHUNK_END);
+        }
+        if self.body.len() <= out.room() {
+            out.vec().extend_from_slice(self.body.bytes());
+            let _ = within(limit, lease.stream.write_all(out)).await;
+        } else {
+            let _ = within(limit, lease.stream.write_all(out)).await;
+            if let Ok((_, body)) = within(limit, lease.stream.write_all(std::mem::take(&mut self.body))).await {
+                self.body = body;
+            }
+        }
+        match self.streaming.take() {
+            Some(intake) => Upload::start(exchange, &lease.stream, intake, peek),
+            None => Upload::none(),
+        }
+    }
+
+    /// Once more over a fresh connection, if the pooled one was dead before upstream said a word and the request may
+    /// be repeated.
+    fn retry_or_fail(
+        &mut self,
+        exchange: &Exchange<'_>,
+        lease: &Lease,
+        failed: relay::Unanswered,
+    ) -> Result<(), Refusal> {
+        let may_repeat = exchange.envelope.repeatable && !self.was_streaming;
+        if failed.silent && lease.reused && may_repeat && !self.retried {
+            self.retried = true;
+            lease.cells().retries.add(1);
+            return Ok(());
+        }
+        if let Some(fault) = failed.refusal.fault() {
+            lease.cells().fault(fault);
+        }
+        Err(failed.refusal)
+    }
+}
+
+/// An answer whose head was read, and what it may mean for a session.
+struct Parts<'a> {
+    answer: &'a ResponseHead,
+    bytes: Buffer,
+    session: Option<&'a Session>,
+    reserved: Option<Reservation>,
+}
+
+/// How an exchange ended.
+struct End {
+    after: After,
+    /// Upstream's connection holds nothing more and may serve again.
+    reusable: bool,
+}
+
+/// From the answer's head to the end of the answer.
+async fn finish<'a>(
+    exchange: &Exchange<'a>,
+    standing: &mut Standing,
+    input: &mut Buffer,
+    lease: &Lease,
+    parts: Parts<'_>,
+    mut upload: Upload<'_>,
+    mut watch: Watch<'a>,
+) -> Result<End, Refusal> {
+    let Parts { answer, bytes, session, mut reserved } = parts;
+    let Exchange { worker, request, client, .. } = exchange;
+    let cells = lease.cells();
+    let blame = |refusal: Refusal| {
+        if let Some(fault) = refusal.fault() {
+            cells.fault(fault);
+        }
+        refusal
+    };
+    let framed = framing::response(answer, bytes.bytes(), request.method()).map_err(|error| {
+        tracing::warn!(upstream = exchange.name(lease), %error, "upstream's answer is not valid");
+        blame(Refusal::UPSTREAM_PROTOCOL)
+    })?;
+    let is_stream = is_event_stream(answer, bytes.bytes());
+    let shown = settle_session(exchange, lease, session, &mut reserved, answer, bytes.bytes()).await.map_err(blame)?;
+    let begun: Rc<Cell<Option<SessionId>>> = Rc::default();
+    let inspect = inspection(exchange, lease, session, reserved, is_stream, answer.status, &begun);
+
+    let keep = request.keep_alive() && !upload.is_running() && !worker.is_draining();
+    let announced = match framed.body {
+        BodyLength::Empty => announced_length(answer, bytes.bytes(), request.method()),
+        _ => None,
+    };
+    let delivery = outbound::delivery(framed.body, request.head.version, keep, announced);
+    let mut out = Buffer::small();
+    outbound::response(out.vec(), answer, bytes.bytes(), shown.as_ref().map(|id| id.as_bytes().as_slice()), delivery);
+    let _stream = is_stream.then(|| Streaming::begin(exchange, lease, session));
+    if is_stream {
+        watch.matters = true;
+        cells.duration.record(exchange.begun.elapsed(), worker.shared.started.elapsed());
+    }
+    standing.answered = true;
+    let decoder = BodyDecoder::new(framed.body, None);
+    let parts = Answer { bytes, head_len: answer.len, decoder, delivery, is_stream };
+    let relayed = relay::answer(exchange, lease, out, parts, inspect, &mut upload, &mut watch).await;
+    if let Some(id) = begun.take() {
+        // A 2024-11-05 session lives as long as its stream.
+        session::end(worker, id).await?;
+    }
+    let clean = relayed.map_err(blame)?;
+    if !is_stream {
+        cells.duration.record(exchange.begun.elapsed(), worker.shared.started.elapsed());
+    }
+    let sent = !upload.is_running();
+    if let Some(rest) = upload.rest.take() {
+        *input = rest;
+    }
+    client.enter(Phase::Busy);
+    let after = match (delivery.keep_alive, sent) {
+        (true, true) => After::KeepAlive,
+        (false, true) => After::Close,
+        (_, false) => After::Linger,
+    };
+    let reusable = clean && sent && framed.keep_alive && framed.body != BodyLength::UntilClose;
+    Ok(End { after, reusable })
+}
+
+/// What the answer means for sessions, before the client sees it; the id to show it.
+async fn settle_session(
+    exchange: &Exchange<'_>,
+    lease: &Lease,
+    session: Option<&Session>,
+    reserved: &mut Option<Reservation>,
+    answer: &ResponseHead,
+    bytes: &[u8],
+) -> Result<Option<SessionId>, Refusal> {
+    let (worker, request) = (exchange.worker, exchange.request);
+    let issued = answer.find(bytes, Name::McpSessionId);
+    let success = (200..300).contains(&answer.status);
+    if exchange.envelope.era == Era::Modern {
+        return Ok(None);
+    }
+    if let Some(session) = session {
+        if answer.status == 404 || (request.method() == Method::Delete && success) {
+            session::end(worker, session.id).await?;
+            return Ok(None);
+        }
+        return Ok(issued.and(Some(session.id)));
+    }
+    let Some(issued) = issued.filter(|_| success && request.method() == Method::Post) else { return Ok(None) };
+    if answer.count(Name::McpSessionId) > 1 {
+        return Err(Refusal::UPSTREAM_PROTOCOL);
+    }
+    let birth = Birth {
+        upstream: exchange.name(lease),
+        upstream_session: issued,
+        protocol: request.find(Name::McpProtocolVersion).unwrap_or(b""),
+        transport: Transport::StreamableHttp,
+    };
+    match session::begin(worker, reserved.take(), birth).await {
+        Ok(id) => Ok(Some(id)),
+        Err(refusal) => {
+            abandon(exchange, lease.index, issued);
+            Err(refusal)
+        }
+    }
+}
+
+/// Upstream began a session that no client will ever use: tell it, in a task of its own.
+fn abandon(exchange: &Exchange<'_>, index: usize, upstream_session: &[u8]) {
+    use crate::wire::http1::encode;
+    let (worker, request) = (exchange.worker.clone(), exchange.request);
+    let mut out = Buffer::small();
+    let upstream = &exchange.view.view.upstreams[index];
+    let target = if request.path() == b"/" { upstream.plan.path.as_bytes() } else { request.path_and_query() };
+    encode::request_line(out.vec(), b"DELETE", target);
+    encode::field(
+        out.vec(),
+        b"Host",
+        if request.host.is_empty() { upstream.plan.authority.as_bytes() } else { request.host },
+    );
+    encode::field(out.vec(), header::SESSION_ID.as_bytes(), upstream_session);
+    encode::end(out.vec());
+    let limit = upstream.plan.timeout;
+    net::spawn(async move {
+        let view = worker.view();
+        let Ok(lease) = upstream::lease(&worker, &view, Some(index), true).await else { return };
+        let _ = within(limit, async {
+            let _ = lease.stream.write_all(out).await;
+            let _ = lease.stream.read(Buffer::small()).await;
+        })
+        .await;
+    });
+}
+
+fn inspection(
+    exchange: &Exchange<'_>,
+    lease: &Lease,
+    session: Option<&Session>,
+    reserved: Option<Reservation>,
+    is_stream: bool,
+    status: u16,
+    begun: &Rc<Cell<Option<SessionId>>>,
+) -> Inspect {
+    let modern = exchange.envelope.era == Era::Modern;
+    if is_stream && status == 200 && exchange.request.method() == Method::Get && session.is_none() {
+        Inspect::endpoint(lease.index, reserved, begun.clone())
+    } else if modern && exchange.view.view.upstreams.len() > 1 {
+        Inspect::state(lease.index, is_stream)
+    } else {
+        Inspect::Nothing
+    }
+}
+
+fn is_event_stream(answer: &ResponseHead, bytes: &[u8]) -> bool {
+    let kind = answer.find(bytes, Name::ContentType).unwrap_or_default();
+    kind.len() >= 17 && kind[..17].eq_ignore_ascii_case(b"text/event-stream")
+}
+
+/// The length that an answer to HEAD, or a 304, announces without a body.
+fn announced_length(answer: &ResponseHead, bytes: &[u8], method: Method) -> Option<u64> {
+    if method != Method::Head && answer.status != 304 {
+        // 204 has no length (RFC 9110 section 8.6); every other empty answer says so.
+        return (answer.status != 204).then_some(0);
+    }
+    std::str::from_utf8(answer.find(bytes, Name::ContentLength)?).ok()?.parse().ok()
+}
+
+/// An open event stream: counted, known to the drain, and keeping its session alive.
+struct Streaming<'a> {
+    exchange: &'a Exchange<'a>,
+    _session: Option<OpenStream>,
+}
+
+impl<'a> Streaming<'a> {
+    fn begin(exchange: &'a Exchange<'_>, lease: &Lease, session: Option<&Session>) -> Streaming<'a> {
+        exchange.worker.cells.streams.add(1);
+        if exchange.envelope.endless {
+            exchange.client.enter(Phase::Streaming(lease.stream.fd()));
+        }
+        let session = session.map(|session| session::open_stream(exchange.worker, session.id));
+        Streaming { exchange, _session: session }
+    }
+}
+
+impl Drop for Streaming<'_> {
+    fn drop(&mut self) {
+        self.exchange.worker.cells.streams.sub(1);
+        self.exchange.client.enter(Phase::Busy);
+    }
+}

@@ -1,0 +1,209 @@
+//! The heads that leave, always rebuilt from parsed fields: a received framing field is never copied.
+
+use std::io::Write;
+use std::net::IpAddr;
+
+use super::connection::Client;
+use super::guard::Request;
+use super::session::Session;
+use super::shared::Upstream;
+use crate::config::plan::Plan;
+use crate::wire::http1::encode;
+use crate::wire::http1::framing::BodyLength;
+use crate::wire::http1::head::{Method, Name, ResponseHead, Version};
+use crate::wire::mcp::header;
+
+/// What `Via` calls us (RFC 9110 section 7.6.3).
+const VIA: &[u8] = b"1.1 shadowcat";
+
+/// The head of a request as upstream gets it. `body` is the framing that we chose.
+pub fn request(
+    out: &mut Vec<u8>,
+    plan: &Plan,
+    client: &Client,
+    request: &Request<'_>,
+    upstream: &Upstream,
+    session: Option<&Session>,
+    body: BodyLength,
+) {
+    let bytes = request.bytes;
+    let target = target(request, upstream, session);
+    encode::request_line(out, request.head.method_text.of(bytes), &target);
+    if plan.guards.rewrite_host || request.host.is_empty() {
+        encode::field(out, b"Host", upstream.plan.authority.as_bytes());
+    } else {
+        encode::field(out, b"Host", request.host);
+    }
+    for field in encode::forwardable(&request.head.fields, bytes) {
+        let forward = match field.known {
+            Name::Host | Name::McpSessionId => false,
+            Name::Forwarded | Name::XForwardedFor | Name::XForwardedProto | Name::XForwardedHost => false,
+            Name::XForwardedOther => client.trusted,
+            _ => true,
+        };
+        if forward {
+            encode::field(out, field.name.of(bytes), field.value.of(bytes));
+        }
+    }
+    if let Some(upstream_id) = session.and_then(Session::header_value) {
+        encode::field(out, header::SESSION_ID.as_bytes(), upstream_id);
+    }
+    forwarded(out, client, request);
+    encode::field(out, b"Via", VIA);
+    framing(out, request.method(), body);
+    encode::end(out);
+}
+
+/// Path and query; "/" means the configured URL's path, and our id of a 2024-11-05 session becomes upstream's.
+fn target<'a>(request: &Request<'a>, upstream: &Upstream, session: Option<&Session>) -> std::borrow::Cow<'a, [u8]> {
+    let target = request.path_and_query();
+    if request.head.target.of(request.bytes) == b"*" {
+        return b"*".as_slice().into();
+    }
+    if let Some(rewritten) = session.and_then(|session| session.rewrite_target(target)) {
+        return rewritten.into();
+    }
+    match target {
+        [b'/', rest @ ..] if matches!(rest.first(), None | Some(b'?')) && upstream.plan.path != "/" => {
+            [upstream.plan.path.as_bytes(), rest].concat().into()
+        }
+        _ => target.into(),
+    }
+}
+
+/// `X-Forwarded-*` and `Forwarded` (RFC 7239). What the client sent of them is kept only from a trusted proxy.
+fn forwarded(out: &mut Vec<u8>, client: &Client, request: &Request<'_>) {
+    let bytes = request.bytes;
+    let earlier = |name: Name| client.trusted.then(|| request.head.fields.iter().filter(move |f| f.known == name));
+    let mut address = [0u8; 48];
+    let address = text_of(client.peer, &mut address);
+
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    for field in earlier(Name::XForwardedFor).into_iter().flatten() {
+        out.extend_from_slice(field.value.of(bytes));
+        out.extend_from_slice(b", ");
+    }
+    out.extend_from_slice(address);
+    let trusted_value = |name: Name| request.find(name).filter(|_| client.trusted);
+    out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
+    out.extend_from_slice(trusted_value(Name::XForwardedProto).unwrap_or(b"http"));
+    if !request.host.is_empty() {
+        out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
+        out.extend_from_slice(trusted_value(Name::XForwardedHost).unwrap_or(request.host));
+    }
+    out.extend_from_slice(b"\r\nForwarded: ");
+    for field in earlier(Name::Forwarded).into_iter().flatten() {
+        out.extend_from_slice(field.value.of(bytes));
+        out.extend_from_slice(b", ");
+    }
+    out.extend_from_slice(if client.peer.is_ipv6() { b"for=\"[" } else { b"for=" });
+    out.extend_from_slice(address);
+    out.extend_from_slice(if client.peer.is_ipv6() { b"]\";proto=http" } else { b";proto=http" });
+    if !request.host.is_empty() {
+        out.extend_from_slice(b";host=\"");
+        out.extend_from_slice(request.host);
+        out.push(b'"');
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn text_of(address: IpAddr, space: &mut [u8; 48]) -> &[u8] {
+    let mut rest = &mut space[..];
+    let _ = write!(rest, "{address}");
+    let left = rest.len();
+    &space[..48 - left]
+}
+
+fn framing(out: &mut Vec<u8>, method: Method, body: BodyLength) {
+    match body {
+        BodyLength::Length(length) => encode::content_length(out, length),
+        BodyLength::Chunked | BodyLength::UntilClose => encode::chunked(out),
+        // RFC 9110 section 8.6: a method that means a body says how long it is.
+        BodyLength::Empty if matches!(method, Method::Post | Method::Put | Method::Patch) => {
+            encode::content_length(out, 0);
+        }
+        BodyLength::Empty => {}
+    }
+}
+
+/// How an answer's body reaches the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    pub body: BodyLength,
+    /// `Content-Length` of an answer without a body (HEAD, 304).
+    pub announced: Option<u64>,
+    pub keep_alive: bool,
+    pub http10: bool,
+}
+
+/// The head of upstream's answer as the client gets it. `session_id`: the id to show, ours.
+pub fn response(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8], session_id: Option<&[u8]>, delivery: Delivery) {
+    encode::status_line(out, head.status, head.reason.of(bytes));
+    for field in encode::forwardable(&head.fields, bytes) {
+        if field.known != Name::McpSessionId {
+            encode::field(out, field.name.of(bytes), field.value.of(bytes));
+        }
+    }
+    if let Some(id) = session_id {
+        encode::field(out, header::SESSION_ID.as_bytes(), id);
+    }
+    match delivery.body {
+        BodyLength::Length(length) => encode::content_length(out, length),
+        BodyLength::Chunked => encode::chunked(out),
+        BodyLength::UntilClose => {}
+        BodyLength::Empty => {
+            if let Some(length) = delivery.announced {
+                encode::content_length(out, length);
+            }
+        }
+    }
+    connection(out, delivery.keep_alive, delivery.http10);
+    encode::end(out);
+}
+
+/// An interim answer (1xx), passed on as it is but for hop-by-hop fields.
+pub fn interim(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8]) {
+    encode::status_line(out, head.status, head.reason.of(bytes));
+    for field in encode::forwardable(&head.fields, bytes) {
+        if field.known != Name::McpSessionId {
+            encode::field(out, field.name.of(bytes), field.value.of(bytes));
+        }
+    }
+    encode::end(out);
+}
+
+/// The head of an answer that the proxy makes itself.
+pub fn own_head(
+    out: &mut Vec<u8>,
+    status: u16,
+    content_type: &str,
+    length: usize,
+    keep_alive: bool,
+    more: impl FnOnce(&mut Vec<u8>),
+) {
+    encode::status_line(out, status, b"");
+    encode::field(out, b"Content-Type", content_type.as_bytes());
+    encode::content_length(out, length as u64);
+    more(out);
+    connection(out, keep_alive, false);
+    encode::end(out);
+}
+
+fn connection(out: &mut Vec<u8>, keep_alive: bool, http10: bool) {
+    if !keep_alive {
+        encode::field(out, b"Connection", b"close");
+    } else if http10 {
+        encode::field(out, b"Connection", b"keep-alive");
+    }
+}
+
+/// How the answer is framed towards a client of this version.
+pub fn delivery(body: BodyLength, version: Version, keep_alive: bool, announced: Option<u64>) -> Delivery {
+    let http10 = version == Version::Http10;
+    let body = match body {
+        BodyLength::Chunked | BodyLength::UntilClose if http10 => BodyLength::UntilClose,
+        BodyLength::UntilClose => BodyLength::Chunked,
+        other => other,
+    };
+    Delivery { body, announced, keep_alive: keep_alive && body != BodyLength::UntilClose, http10 }
+}

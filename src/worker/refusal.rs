@@ -1,0 +1,156 @@
+//! What the proxy answers when a stage says no: one table of status, JSON-RPC code and metric reason.
+//!
+//! Bodies are JSON-RPC error objects with the request's id where it is known (MCP, Transports), so that a client that
+//! understands nothing else understands the refusal.
+
+use std::borrow::Cow;
+
+use super::connection::Client;
+use super::{Worker, outbound};
+use crate::net::{Buffer, within};
+use crate::telemetry::Fault;
+use crate::wire::http1::body::BodyError;
+use crate::wire::http1::framing::FramingError;
+use crate::wire::http1::head::HeadError;
+use crate::wire::json::PeekError;
+use crate::wire::jsonrpc;
+use crate::wire::mcp::code;
+
+/// A no: who asked wrongly, or what failed.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    pub status: u16,
+    pub code: i32,
+    /// The label `reason` in metrics, and in the log.
+    pub reason: &'static str,
+    pub message: Cow<'static, str>,
+    /// Whether the connection must close: where framing is in doubt, or input is left that nobody will read.
+    pub close: bool,
+    /// Seconds for `Retry-After`.
+    pub retry_after: Option<u32>,
+}
+
+/// JSON-RPC server error (the range that JSON-RPC leaves to servers) for what the proxy itself refuses.
+const SERVER: i32 = -32000;
+
+const fn no(status: u16, code: i32, reason: &'static str, message: &'static str) -> Refusal {
+    Refusal { status, code, reason, message: Cow::Borrowed(message), close: false, retry_after: None }
+}
+
+const fn fatal(mut refusal: Refusal) -> Refusal {
+    refusal.close = true;
+    refusal
+}
+
+const fn later(seconds: u32, mut refusal: Refusal) -> Refusal {
+    refusal.retry_after = Some(seconds);
+    refusal
+}
+
+/// The table.
+impl Refusal {
+    pub const HEADER_TIMEOUT: Refusal =
+        fatal(no(408, SERVER, "header_timeout", "the request's head did not arrive in time"));
+    pub const BODY_TIMEOUT: Refusal =
+        fatal(no(408, SERVER, "body_timeout", "the request's body did not arrive in time"));
+    pub const BODY_TOO_LONG: Refusal =
+        fatal(no(413, SERVER, "body_too_long", "the request's body is longer than limits.body_bytes"));
+    pub const CODING: Refusal = no(415, SERVER, "content_coding", "an encoded JSON body cannot be checked");
+    /// Nobody is there to be told; the status is nginx's, for logs.
+    pub const CLIENT_GONE: Refusal = fatal(no(499, SERVER, "client_gone", "the client left"));
+    pub const METHOD: Refusal = fatal(no(405, SERVER, "method", "CONNECT and TRACE are not served"));
+    pub const HOST: Refusal = no(403, SERVER, "host", "this Host is not served here; see proxy.allowed_hosts");
+    pub const ORIGIN: Refusal = no(403, SERVER, "origin", "this Origin is not allowed; see proxy.allowed_origins");
+    pub const SESSION_HEADER: Refusal =
+        no(400, code::INVALID_REQUEST, "session_header", "more than one Mcp-Session-Id");
+    pub const SESSION_UNKNOWN: Refusal = no(404, -32001, "session_unknown", "Session not found");
+    pub const SESSIONS_FULL: Refusal =
+        later(10, no(503, SERVER, "sessions_full", "no room for another session; see session.max_sessions"));
+    pub const STORE: Refusal = later(5, no(503, SERVER, "store", "the session store cannot be written now"));
+    pub const STORE_READ: Refusal = later(5, no(503, SERVER, "store", "the session store cannot be read now"));
+    pub const NO_UPSTREAM: Refusal = later(
+        30,
+        no(503, SERVER, "no_upstream", "no upstream is configured: start with --upstream URL or add [[upstreams]]"),
+    );
+    pub const UPSTREAM_BUSY: Refusal =
+        later(1, no(503, SERVER, "upstream_busy", "all connections to upstream are in use"));
+    pub const UPSTREAM_CONNECT: Refusal = no(502, SERVER, "upstream_connect", "upstream does not accept connections");
+    pub const CONNECT_TIMEOUT: Refusal = no(504, SERVER, "upstream_timeout", "upstream did not accept in time");
+    pub const UPSTREAM_TIMEOUT: Refusal = no(504, SERVER, "upstream_timeout", "upstream did not answer in time");
+    pub const REQUEST_TIMEOUT: Refusal = no(504, SERVER, "request_timeout", "the request took too long");
+    pub const UPSTREAM_CLOSED: Refusal =
+        no(502, SERVER, "upstream_closed", "upstream closed the connection before it answered");
+    pub const UPSTREAM_PROTOCOL: Refusal = no(502, SERVER, "upstream_protocol", "upstream's answer is not valid");
+
+    pub fn head(error: HeadError) -> Refusal {
+        let reason = match error.status() {
+            431 => "head_too_large",
+            414 => "target_too_long",
+            505 => "version",
+            _ => "head_malformed",
+        };
+        Refusal { message: error.to_string().into(), ..fatal(no(error.status(), code::INVALID_REQUEST, reason, "")) }
+    }
+
+    pub fn framing(error: FramingError) -> Refusal {
+        let reason = if error.status() == 417 { "expectation" } else { "framing" };
+        Refusal { message: error.to_string().into(), ..fatal(no(error.status(), code::INVALID_REQUEST, reason, "")) }
+    }
+
+    pub fn body(error: BodyError) -> Refusal {
+        if error.status() == 413 {
+            return Refusal::BODY_TOO_LONG;
+        }
+        Refusal { message: error.to_string().into(), ..fatal(no(400, code::INVALID_REQUEST, "body_malformed", "")) }
+    }
+
+    pub fn json(error: &PeekError) -> Refusal {
+        Refusal { message: error.to_string().into(), ..no(400, error.code(), "json", "") }
+    }
+
+    pub fn mismatch(message: String) -> Refusal {
+        Refusal { message: message.into(), ..no(400, code::HEADER_MISMATCH, "header_mismatch", "") }
+    }
+
+    pub fn closing(self) -> Refusal {
+        fatal(self)
+    }
+
+    /// The fault to count at the upstream, if one is to blame.
+    pub fn fault(&self) -> Option<Fault> {
+        match self.reason {
+            "upstream_busy" => Some(Fault::Busy),
+            "upstream_connect" => Some(Fault::Connect),
+            "upstream_timeout" | "request_timeout" => Some(Fault::Timeout),
+            "upstream_closed" => Some(Fault::Closed),
+            "upstream_protocol" => Some(Fault::Protocol),
+            _ => None,
+        }
+    }
+}
+
+/// Send the refusal. `keep`: whether the request was read to its end, so that the connection may go on.
+pub async fn answer(worker: &Worker, client: &Client, refusal: &Refusal, id: Option<&[u8]>, keep: bool) {
+    worker.cells.refused(refusal.reason);
+    tracing::info!(
+        status = refusal.status,
+        reason = refusal.reason,
+        peer = %client.peer,
+        message = %refusal.message,
+        "refused a request"
+    );
+    let mut body = Vec::with_capacity(256);
+    jsonrpc::error(&mut body, id, refusal.code, &refusal.message, None);
+    let mut out = Buffer::small();
+    outbound::own_head(out.vec(), refusal.status, "application/json", body.len(), keep && !refusal.close, |out| {
+        if refusal.status == 405 {
+            crate::wire::http1::encode::field(out, b"Allow", b"GET, HEAD, POST, DELETE, OPTIONS");
+        }
+        if let Some(seconds) = refusal.retry_after {
+            crate::wire::http1::encode::field(out, b"Retry-After", seconds.to_string().as_bytes());
+        }
+    });
+    out.vec().extend_from_slice(&body);
+    let patience = worker.view().view.plan.timeouts.write;
+    let _ = within(patience, client.stream.write_all(out)).await;
+}

@@ -1,0 +1,391 @@
+//! Bytes both ways: the request's rest to upstream, the answer to the client, each as it arrives.
+//!
+//! One piece is read only after the one before it was written, so a slow reader slows the writer and no memory grows.
+//! A wait owns no buffer; a read that is under way is never dropped unless its connection closes.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::connection::{Client, fill};
+use super::envelope::{self, Intake};
+use super::exchange::Exchange;
+use super::inspect::{Inspect, Seen};
+use super::outbound::{self, Delivery};
+use super::refusal::Refusal;
+use super::upstream::{Lease, patience};
+use crate::net::{self, Buffer, Either, Probe, Stream, race, within};
+use crate::wire::http1::body::BodyDecoder;
+use crate::wire::http1::encode::{self, CHUNK_END, LAST_CHUNK};
+use crate::wire::http1::framing::BodyLength;
+use crate::wire::http1::head::{Progress, ResponseHead};
+use crate::wire::json::Peek;
+use crate::wire::sse::EventScanner;
+
+/// An answer that comes within this time costs no watch over the client.
+const QUICK: Duration = Duration::from_millis(10);
+/// Interim answers (1xx) before the final one.
+const INTERIM_MAX: usize = 16;
+
+// --- towards upstream ------------------------------------------------------------------------------------------------
+
+/// The rest of a request body on its way to upstream, beside whatever else the exchange waits for.
+pub struct Upload<'a> {
+    running: Option<Pin<Box<dyn Future<Output = Result<Buffer, Refusal>> + 'a>>>,
+    /// What followed the request on the connection, once the upload is through.
+    pub rest: Option<Buffer>,
+}
+
+impl<'a> Upload<'a> {
+    /// Nothing is left to send.
+    pub fn none() -> Upload<'a> {
+        Upload { running: None, rest: None }
+    }
+
+    pub fn start(
+        exchange: &'a Exchange<'a>,
+        upstream: &'a Stream,
+        intake: Intake,
+        peek: &'a RefCell<&mut Peek>,
+    ) -> Self {
+        Upload { running: Some(Box::pin(upload(exchange, upstream, intake, peek))), rest: None }
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    async fn finish(&mut self) -> Result<(), Refusal> {
+        if let Some(running) = &mut self.running {
+            let result = running.as_mut().await;
+            self.running = None;
+            self.rest = Some(result?);
+        }
+        Ok(())
+    }
+}
+
+/// Stream the rest of the body. A write that upstream refuses is no error here: it may have answered already, and
+/// what it answered, or that it did not, is found by the reader.
+async fn upload(
+    exchange: &Exchange<'_>,
+    upstream: &Stream,
+    intake: Intake,
+    peek: &RefCell<&mut Peek>,
+) -> Result<Buffer, Refusal> {
+    let plan = exchange.plan();
+    let limit = exchange.upstream_timeout();
+    let chunked = exchange.request.body() == BodyLength::Chunked;
+    let Intake { mut decoder, peeking, .. } = intake;
+    loop {
+        if within(plan.timeouts.body, exchange.client.stream.readable()).await.is_err() {
+            return Err(Refusal::BODY_TIMEOUT);
+        }
+        let mut piece = Buffer::streaming(plan.stream_buffer_bytes);
+        match within(plan.timeouts.body, fill(exchange.client, &mut piece)).await {
+            Ok(Ok(1..)) => {}
+            Ok(_) => return Err(Refusal::CLIENT_GONE),
+            Err(_) => return Err(Refusal::BODY_TIMEOUT),
+        }
+        let decoded = decoder.decode(piece.bytes_mut()).map_err(|error| Refusal::body(error).closing())?;
+        let mut rest = Buffer::default();
+        if decoder.is_done() && decoded.consumed < piece.len() {
+            rest = Buffer::small();
+            rest.vec().extend_from_slice(&piece.bytes()[decoded.consumed..]);
+        }
+        piece.truncate(decoded.data);
+        if peeking {
+            let mut peek = peek.borrow_mut();
+            peek.feed(piece.bytes()).map_err(|error| Refusal::json(&error).closing())?;
+            if decoder.is_done() {
+                // The last piece is held back until the whole is known to be sound, so that upstream never acts on it.
+                envelope::conclude(exchange.request, &mut peek).map_err(Refusal::closing)?;
+            }
+        }
+        if chunked {
+            frame(&mut piece, decoder.is_done());
+        }
+        if !piece.is_empty() && !matches!(within(limit, upstream.write_all(piece)).await, Ok((Ok(()), _))) {
+            // Not sent whole: the connection is not used again, since `rest` stays unset.
+            return std::future::pending().await;
+        }
+        if decoder.is_done() {
+            return Ok(rest);
+        }
+    }
+}
+
+// --- from upstream ---------------------------------------------------------------------------------------------------
+
+/// Whether the client left, watched only once an answer takes its time.
+pub struct Watch<'a> {
+    client: &'a Client,
+    /// A departure ends the exchange: modern requests, and streams of any era. In the legacy era leaving is not
+    /// cancelling, and half a connection may still be read.
+    pub matters: bool,
+    watching: Option<Pin<Box<dyn Future<Output = ()> + 'a>>>,
+}
+
+impl<'a> Watch<'a> {
+    pub fn new(client: &'a Client, matters: bool) -> Watch<'a> {
+        Watch { client, matters, watching: None }
+    }
+
+    async fn gone(&mut self) {
+        if !self.matters {
+            return std::future::pending().await;
+        }
+        let client = self.client;
+        self.watching.get_or_insert_with(|| Box::pin(departure(client))).as_mut().await;
+    }
+}
+
+async fn departure(client: &Client) {
+    loop {
+        let result = client.stream.readable().await;
+        match client.stream.probe() {
+            Probe::Ended => return,
+            // A pipelined request: it waits its turn, and hides a departure until then.
+            Probe::Bytes => return std::future::pending().await,
+            Probe::Quiet if result.is_err() => return,
+            Probe::Quiet => {}
+        }
+    }
+}
+
+/// What a wait for upstream may end with, other than bytes.
+enum Interrupt {
+    Refused(Refusal),
+    Timeout,
+}
+
+/// Read once from upstream; beside it the upload goes on and, if the answer takes its time, the client is watched.
+/// `limit`: for this read, not counting the time that the upload takes.
+async fn read_upstream(
+    upstream: &Stream,
+    buffer: impl FnOnce() -> Buffer,
+    upload: &mut Upload<'_>,
+    watch: &mut Watch<'_>,
+    limit: Option<Duration>,
+) -> Result<(io::Result<usize>, Buffer), Interrupt> {
+    let mut fill = pin!(async {
+        if let Err(error) = upstream.readable().await {
+            return (Err(error), Buffer::default());
+        }
+        upstream.read(buffer()).await
+    });
+    if upload.is_running() {
+        match race(fill.as_mut(), pin!(upload.finish())).await {
+            Either::First(read) => return Ok(read),
+            Either::Second(done) => done.map_err(Interrupt::Refused)?,
+        }
+    }
+    let Some(limit) = limit else {
+        return match race(fill, pin!(watch.gone())).await {
+            Either::First(read) => Ok(read),
+            Either::Second(()) => Err(Interrupt::Refused(Refusal::CLIENT_GONE)),
+        };
+    };
+    let quick = QUICK.min(limit);
+    if let Either::First(read) = race(fill.as_mut(), pin!(net::sleep(quick))).await {
+        return Ok(read);
+    }
+    let mut gone = pin!(watch.gone());
+    let mut timer = pin!(net::sleep(limit - quick));
+    poll_fn(|cx| {
+        if let Poll::Ready(read) = fill.as_mut().poll(cx) {
+            return Poll::Ready(Ok(read));
+        }
+        if gone.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(Interrupt::Refused(Refusal::CLIENT_GONE)));
+        }
+        timer.as_mut().poll(cx).map(|()| Err(Interrupt::Timeout))
+    })
+    .await
+}
+
+/// No answer: why, and whether upstream said nothing at all, so that it may not even have seen the request.
+pub struct Unanswered {
+    pub refusal: Refusal,
+    pub silent: bool,
+}
+
+/// The final answer's head, parsed into `head`; interim ones are passed on. The buffer starts with the head.
+pub async fn answer_head(
+    exchange: &Exchange<'_>,
+    lease: &Lease,
+    head: &mut ResponseHead,
+    upload: &mut Upload<'_>,
+    watch: &mut Watch<'_>,
+) -> Result<Buffer, Unanswered> {
+    let begun = Instant::now();
+    let limits = &exchange.plan().limits.head;
+    let mut buffer: Option<Buffer> = None;
+    let mut interims = 0;
+    head.reset();
+    let fail = |refusal, silent| Unanswered { refusal, silent };
+    loop {
+        if let Some(bytes) = buffer.as_mut().filter(|buffer| !buffer.is_empty()) {
+            match head.parse(bytes.bytes(), limits) {
+                Ok(Progress::Complete) if (100..200).contains(&head.status) => {
+                    interims += 1;
+                    // A switch of protocols that nobody asked for, or an endless preface.
+                    if head.status == 101 || interims > INTERIM_MAX {
+                        return Err(fail(Refusal::UPSTREAM_PROTOCOL, false));
+                    }
+                    pass_interim(exchange, head, bytes).await.map_err(|refusal| fail(refusal, false))?;
+                    bytes.consume(head.len);
+                    head.reset();
+                    continue;
+                }
+                Ok(Progress::Complete) => return Ok(buffer.unwrap_or_default()),
+                Ok(Progress::Incomplete) if bytes.room() == 0 => {
+                    bytes.make_room((bytes.len() * 2).max(limits.head_bytes + 1));
+                }
+                Ok(Progress::Incomplete) => {}
+                Err(error) => {
+                    tracing::warn!(upstream = exchange.name(lease), %error, "upstream's answer is not valid");
+                    return Err(fail(Refusal::UPSTREAM_PROTOCOL, false));
+                }
+            }
+        }
+        let left = exchange.upstream_timeout().saturating_sub(begun.elapsed());
+        let limit = Some(patience(left, exchange.deadline));
+        let silent = interims == 0 && buffer.is_none();
+        let have = buffer.take();
+        match read_upstream(&lease.stream, || have.unwrap_or_else(Buffer::small), upload, watch, limit).await {
+            Ok((Ok(1..), filled)) => buffer = Some(filled),
+            Ok(_) => return Err(fail(Refusal::UPSTREAM_CLOSED, silent)),
+            Err(Interrupt::Timeout) => return Err(fail(exchange.timeout_refusal(), false)),
+            Err(Interrupt::Refused(refusal)) => return Err(fail(refusal, false)),
+        }
+    }
+}
+
+async fn pass_interim(exchange: &Exchange<'_>, head: &ResponseHead, bytes: &Buffer) -> Result<(), Refusal> {
+    // 100 was between us and upstream; and HTTP/1.0 knows no interim answers (RFC 9110 section 15.2).
+    if head.status == 100 || exchange.request.is_http10() {
+        return Ok(());
+    }
+    let mut out = Buffer::small();
+    outbound::interim(out.vec(), head, bytes.bytes());
+    exchange.write_client(out).await
+}
+
+/// An answer whose head is about to be sent.
+pub struct Answer {
+    /// Upstream's head and what came with it.
+    pub bytes: Buffer,
+    pub head_len: usize,
+    pub decoder: BodyDecoder,
+    pub delivery: Delivery,
+    pub is_stream: bool,
+}
+
+/// Send the head in `out` and the body as it comes.
+///
+/// `Ok(true)`: all of it, and upstream's connection holds nothing more.
+///
+/// # Errors
+/// Upstream's or the client's failure in the middle: what the client has must stay visibly incomplete.
+pub async fn answer(
+    exchange: &Exchange<'_>,
+    lease: &Lease,
+    mut out: Buffer,
+    answer: Answer,
+    mut inspect: Inspect,
+    upload: &mut Upload<'_>,
+    watch: &mut Watch<'_>,
+) -> Result<bool, Refusal> {
+    let Answer { mut bytes, head_len, mut decoder, delivery, is_stream } = answer;
+    let chunked = delivery.body == BodyLength::Chunked;
+    let mut events = is_stream.then(EventScanner::default);
+    bytes.consume(head_len);
+    // The first piece leaves together with the head: a second send is a second wake-up of the peer.
+    let mut surplus = shape(&mut bytes, &mut decoder, &mut inspect, exchange, events.as_mut()).await?;
+    if chunked {
+        append_framed(&mut out, bytes.bytes(), decoder.is_done());
+    } else {
+        out.vec().extend_from_slice(bytes.bytes());
+    }
+    drop(bytes);
+    exchange.write_client(out).await?;
+    while !decoder.is_done() {
+        let size = exchange.plan().stream_buffer_bytes;
+        let fresh = || if is_stream { Buffer::small_streaming() } else { Buffer::streaming(size) };
+        let limit = (!is_stream).then(|| patience(exchange.upstream_timeout(), exchange.deadline));
+        let (result, mut piece) = match read_upstream(&lease.stream, fresh, upload, watch, limit).await {
+            Ok(read) => read,
+            Err(Interrupt::Timeout) => return Err(exchange.timeout_refusal()),
+            Err(Interrupt::Refused(refusal)) => return Err(refusal),
+        };
+        match result {
+            Ok(0) if decoder.end_of_input().is_ok() => {}
+            Ok(1..) => surplus |= shape(&mut piece, &mut decoder, &mut inspect, exchange, events.as_mut()).await?,
+            _ if exchange.ends_streams_now() && events.as_ref().is_some_and(EventScanner::at_boundary) => {
+                piece.clear();
+                frame(&mut piece, true);
+                exchange.write_client(piece).await?;
+                return Ok(false);
+            }
+            _ => return Err(Refusal::UPSTREAM_CLOSED),
+        }
+        if chunked {
+            frame(&mut piece, decoder.is_done());
+        }
+        if !piece.is_empty() {
+            exchange.write_client(piece).await?;
+        }
+    }
+    Ok(!surplus)
+}
+
+/// Decode a piece in place, let it be inspected; whether bytes follow the end of the body.
+async fn shape(
+    piece: &mut Buffer,
+    decoder: &mut BodyDecoder,
+    inspect: &mut Inspect,
+    exchange: &Exchange<'_>,
+    events: Option<&mut EventScanner>,
+) -> Result<bool, Refusal> {
+    let decoded = decoder.decode(piece.bytes_mut()).map_err(|error| {
+        tracing::warn!(%error, "upstream's answer is not valid");
+        Refusal::UPSTREAM_PROTOCOL
+    })?;
+    let surplus = decoded.consumed < piece.len();
+    piece.truncate(decoded.data);
+    match inspect.see(exchange, piece.bytes(), decoder.is_done()).await? {
+        Seen::Unchanged => {}
+        Seen::Instead(bytes) => *piece = Buffer::from_vec(bytes),
+    }
+    if let Some(events) = events {
+        events.feed(piece.bytes());
+    }
+    Ok(surplus)
+}
+
+/// Frame a piece as a chunk in place, and the end behind it.
+fn frame(piece: &mut Buffer, last: bool) {
+    if !piece.is_empty() {
+        let head = encode::chunk_head(piece.len());
+        piece.frame_as_chunk(head.as_bytes(), CHUNK_END);
+    }
+    if last {
+        piece.vec().extend_from_slice(LAST_CHUNK);
+    }
+}
+
+fn append_framed(out: &mut Buffer, data: &[u8], last: bool) {
+    let out = out.vec();
+    if !data.is_empty() {
+        out.extend_from_slice(encode::chunk_head(data.len()).as_bytes());
+        out.extend_from_slice(data);
+        out.extend_from_slice(CHUNK_END);
+    }
+    if last {
+        out.extend_from_slice(LAST_CHUNK);
+    }
+}

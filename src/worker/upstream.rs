@@ -1,0 +1,197 @@
+//! Pick an upstream, take a pooled connection or make one, and give it back when nothing is in doubt.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Worker;
+use super::refusal::Refusal;
+use super::shared::{Shared, Upstream, View};
+use crate::net::{Probe, Stream, within};
+use crate::table::InFlight;
+use crate::telemetry::{Fault, UpstreamCells};
+
+/// A view with this worker's own part of each upstream.
+pub struct LocalView {
+    pub view: Arc<View>,
+    pub locals: Vec<Rc<Local>>,
+}
+
+/// One upstream as this worker has it.
+pub struct Local {
+    name: String,
+    pub cells: Arc<UpstreamCells>,
+    /// Newest last; the newest is taken first, so that the rest may time out.
+    idle: RefCell<Vec<Idle>>,
+}
+
+struct Idle {
+    stream: Stream,
+    since: Instant,
+}
+
+impl LocalView {
+    pub fn first(worker: usize, shared: &Shared) -> LocalView {
+        let none = LocalView { view: shared.view.load_full(), locals: Vec::new() };
+        none.successor(worker, shared, shared.view.load_full())
+    }
+
+    /// The same for a newer view: upstreams that stay keep their connections.
+    pub fn successor(&self, worker: usize, shared: &Shared, view: Arc<View>) -> LocalView {
+        let locals = view
+            .upstreams
+            .iter()
+            .map(|upstream| {
+                let name = &upstream.plan.name;
+                self.locals.iter().find(|local| local.name == *name).cloned().unwrap_or_else(|| {
+                    let cells = shared.registry.upstream(worker, name);
+                    Rc::new(Local { name: name.clone(), cells, idle: RefCell::default() })
+                })
+            })
+            .collect();
+        LocalView { view, locals }
+    }
+
+    /// Close what was idle for too long.
+    pub fn prune_pools(&self) {
+        let plan = &self.view.plan;
+        let keep = plan.pool.min_idle.div_ceil(plan.workers);
+        for local in &self.locals {
+            let mut idle = local.idle.borrow_mut();
+            let old = idle.iter().take_while(|idle| idle.since.elapsed() > plan.pool.idle_timeout).count();
+            let surplus = old.min(idle.len().saturating_sub(keep));
+            idle.drain(..surplus);
+            idle.retain(|idle| idle.stream.probe() == Probe::Quiet);
+            local.cells.idle.set(idle.len() as u64);
+        }
+    }
+}
+
+/// A connection to an upstream, ours until dropped (closed) or given back.
+pub struct Lease {
+    pub stream: Stream,
+    /// Place of the upstream in the view.
+    pub index: usize,
+    /// Whether it served a request before, so that it may have died unnoticed.
+    pub reused: bool,
+    local: Rc<Local>,
+    _in_flight: InFlight,
+}
+
+impl Lease {
+    /// Keep the connection for later. Only after a whole answer to a wholly sent request, with nothing left over.
+    pub fn give_back(self, view: &LocalView) {
+        let plan = &view.view.plan;
+        let mut idle = self.local.idle.borrow_mut();
+        if idle.len() < plan.pool.max_size.div_ceil(plan.workers) {
+            idle.push(Idle { stream: self.stream, since: Instant::now() });
+        }
+        self.local.cells.idle.set(idle.len() as u64);
+    }
+
+    pub fn cells(&self) -> &UpstreamCells {
+        &self.local.cells
+    }
+}
+
+/// A connection for one request. `pinned`: only that upstream will do. `fresh`: no pooled connection.
+///
+/// Without a pin, an upstream that refuses is passed over: nothing was sent, so the request may go elsewhere.
+///
+/// # Errors
+/// 503 without upstreams or when all connections are in use, 502 when none accepts, 504 when none does in time,
+/// 404 for a session whose upstream has refused for so long that it is taken for lost.
+pub async fn lease(worker: &Worker, view: &LocalView, pinned: Option<usize>, fresh: bool) -> Result<Lease, Refusal> {
+    if let Some(index) = pinned {
+        return open(worker, view, index, fresh).await;
+    }
+    let upstreams = &view.view.upstreams;
+    if upstreams.is_empty() {
+        return Err(Refusal::NO_UPSTREAM);
+    }
+    let mut tried: Vec<usize> = Vec::new();
+    let mut refusal = Refusal::UPSTREAM_CONNECT;
+    let now = worker.now_ms();
+    for index in view.view.schedule.turn() {
+        if tried.contains(&index) || !upstreams[index].words.is_open(now) {
+            continue;
+        }
+        match open(worker, view, index, fresh).await {
+            Ok(lease) => return Ok(lease),
+            Err(error) => refusal = error,
+        }
+        tried.push(index);
+        if tried.len() == upstreams.len() {
+            return Err(refusal);
+        }
+        view.locals[index].cells.retries.add(1);
+    }
+    // None is open: better to try the one whose pause ends first than to refuse unseen.
+    let closed = (0..upstreams.len()).filter(|index| !tried.contains(index));
+    match closed.min_by_key(|&index| upstreams[index].words.closed_until()) {
+        Some(index) => open(worker, view, index, fresh).await,
+        None => Err(refusal),
+    }
+}
+
+async fn open(worker: &Worker, view: &LocalView, index: usize, fresh: bool) -> Result<Lease, Refusal> {
+    let upstream = &view.view.upstreams[index];
+    let local = view.locals[index].clone();
+    let Some(in_flight) = upstream.words.enter(upstream.plan.max_connections) else {
+        local.cells.fault(Fault::Busy);
+        return Err(Refusal::UPSTREAM_BUSY);
+    };
+    while !fresh {
+        let Some(Idle { stream, .. }) = local.idle.borrow_mut().pop() else { break };
+        // A byte that came while it was idle belongs to no request of ours, an end means that it is stale.
+        if stream.probe() == Probe::Quiet {
+            local.cells.reuses.add(1);
+            return Ok(Lease { stream, index, reused: true, local, _in_flight: in_flight });
+        }
+    }
+    match within(view.view.plan.timeouts.connect, connect(upstream)).await {
+        Ok(Ok(stream)) => {
+            upstream.words.connected();
+            local.cells.connects.add(1);
+            Ok(Lease { stream, index, reused: false, local, _in_flight: in_flight })
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(upstream = upstream.plan.name, %error, "cannot connect to upstream");
+            Err(failed(worker, upstream, &local.cells, Fault::Connect))
+        }
+        Err(_) => {
+            tracing::warn!(upstream = upstream.plan.name, "upstream does not accept in time");
+            Err(failed(worker, upstream, &local.cells, Fault::Timeout))
+        }
+    }
+}
+
+fn failed(worker: &Worker, upstream: &Upstream, cells: &UpstreamCells, fault: Fault) -> Refusal {
+    cells.fault(fault);
+    upstream.words.refused(worker.now_ms());
+    if fault == Fault::Timeout { Refusal::CONNECT_TIMEOUT } else { Refusal::UPSTREAM_CONNECT }
+}
+
+async fn connect(upstream: &Upstream) -> io::Result<Stream> {
+    let mut error = io::Error::new(io::ErrorKind::NotFound, format!("`{}` does not resolve", upstream.plan.host));
+    for &address in &upstream.addresses {
+        match Stream::connect(address).await {
+            Ok(stream) => match &upstream.tls {
+                None => return Ok(stream),
+                Some(connector) => match connector.handshake(stream).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(failed) => error = failed,
+                },
+            },
+            Err(failed) => error = failed,
+        }
+    }
+    Err(error)
+}
+
+/// How long upstream may take for the next thing, within what is left of the whole request.
+pub fn patience(limit: Duration, deadline: Option<Instant>) -> Duration {
+    deadline.map_or(limit, |deadline| limit.min(deadline.saturating_duration_since(Instant::now())))
+}
