@@ -42,7 +42,7 @@ pub async fn call(
     let ended = relay(connection, transport, reply, &mut reader, events).await;
     // Whatever is bound to the connection goes with it: cancelled if it still runs.
     drop((guards, listen));
-    finish(ended?, reader, session.as_deref())
+    finish(ended?, transport, reader, session.as_deref())
 }
 
 /// Sends the stream that a GET opened.
@@ -58,7 +58,7 @@ pub async fn attach(
         reader.prime(&mut events);
     }
     let ended = relay(connection, transport, reply, &mut reader, events).await?;
-    finish(ended, reader, Some(session))
+    finish(ended, transport, reader, Some(session))
 }
 
 /// Sends the stream of a 2024-11-05 session: where to POST, then everything.
@@ -71,7 +71,7 @@ pub async fn one_stream(
     let mut reader = EventLog::attach(&session.standalone(), None);
     let events = format!("event: endpoint\ndata: /messages?sessionId={}\n\n", session.id.as_str()).into_bytes();
     let ended = relay(connection, transport, reply, &mut reader, events).await?;
-    finish(ended, reader, None)
+    finish(ended, transport, reader, None)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,14 +82,15 @@ enum Ended {
     ClientLeft,
 }
 
-fn finish(ended: Ended, reader: Reader, session: Option<&Session>) -> io::Result<bool> {
+fn finish(ended: Ended, transport: Transport, reader: Reader, session: Option<&Session>) -> io::Result<bool> {
     if ended == Ended::Whole {
         if let (Some(session), Some(number)) = (session, reader.number()) {
             session.forget_stream(number);
         }
         reader.finish();
     }
-    Ok(ended != Ended::ClientLeft)
+    // Without chunks only the connection's end says that this was all.
+    Ok(ended != Ended::ClientLeft && !transport.http10)
 }
 
 /// `events` goes out with the head.
