@@ -138,10 +138,12 @@ impl Connection {
                 self.send(output).await?;
                 true
             }
-            Next::Call(stream) => relay::call(self, framing.transport, reply, stream).await?,
-            Next::Attach(reader, session) => relay::attach(self, framing.transport, reply, reader, &session).await?,
+            Next::Call(stream) => relay::call(self, framing.transport, reply, output, stream).await?,
+            Next::Attach(reader, session) => {
+                relay::attach(self, framing.transport, reply, output, reader, &session).await?
+            }
             Next::OneStream(session) => {
-                let sent = relay::one_stream(self, framing.transport, reply, &session).await;
+                let sent = relay::one_stream(self, framing.transport, reply, output, &session).await;
                 server.sessions.end(&session.id);
                 sent?
             }
