@@ -156,7 +156,7 @@ impl Fleet {
                         if !draining {
                             tracing::error!(index, "a worker died and is started anew");
                             self.shared.registry.restarts.fetch_add(1, Relaxed);
-                            thread::sleep(RESTART_PAUSE);
+                            pause();
                             self.start(index)?;
                         }
                     }
@@ -215,6 +215,11 @@ impl Fleet {
             *last = now;
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the supervisor's thread, not a worker")]
+fn pause() {
+    thread::sleep(RESTART_PAUSE);
 }
 
 /// Tells the supervisor that a worker's thread ends, whatever the reason.

@@ -18,6 +18,7 @@ use crate::base::SessionId;
 use crate::config::plan::Plan;
 use crate::net::{self, Buffer, within};
 use crate::store::{Reservation, Transport};
+use crate::telemetry::UpstreamCells;
 use crate::wire::http1::body::BodyDecoder;
 use crate::wire::http1::framing::{self, BodyLength};
 use crate::wire::http1::head::{Method, Name, ResponseHead};
@@ -61,11 +62,16 @@ impl Exchange<'_> {
         self.envelope.endless && self.worker.is_draining()
     }
 
+    fn record(&self, cells: &UpstreamCells) {
+        let now = Instant::now();
+        cells.duration.record(now - self.begun, now - self.worker.shared.started);
+    }
+
     pub async fn write_client(&self, bytes: Buffer) -> Result<(), Refusal> {
-        match within(self.plan().timeouts.write, self.client.stream.write_all(bytes)).await {
-            Ok((Ok(()), _)) => Ok(()),
-            _ => Err(Refusal::CLIENT_GONE),
-        }
+        self.client.write_by(self.worker.ticks_from_now(self.plan().timeouts.write));
+        let written = self.client.stream.write_all(bytes).await.0;
+        self.client.write_by(0);
+        written.map_err(|_| Refusal::CLIENT_GONE)
     }
 }
 
@@ -324,19 +330,19 @@ async fn finish<'a>(
     let _stream = is_stream.then(|| Streaming::begin(exchange, lease, session));
     if is_stream {
         watch.matters = true;
-        cells.duration.record(exchange.begun.elapsed(), worker.shared.started.elapsed());
+        exchange.record(cells);
     }
-    standing.answered = true;
     let decoder = BodyDecoder::new(framed.body, None);
     let parts = Answer { bytes, head_len: answer.len, decoder, delivery, is_stream };
-    let relayed = relay::answer(exchange, lease, out, parts, inspect, &mut upload, &mut watch).await;
+    let relayed =
+        relay::answer(exchange, lease, out, parts, &mut standing.answered, inspect, &mut upload, &mut watch).await;
     if let Some(id) = begun.take() {
         // A 2024-11-05 session lives as long as its stream.
         session::end(worker, id).await?;
     }
     let clean = relayed.map_err(blame)?;
     if !is_stream {
-        cells.duration.record(exchange.begun.elapsed(), worker.shared.started.elapsed());
+        exchange.record(cells);
     }
     let sent = !upload.is_running();
     if let Some(rest) = upload.rest.take() {
