@@ -369,11 +369,24 @@ fn old_and_cautious_clients_are_served() {
     assert_eq!(piecewise.answer().status, 200);
     piecewise.send(post("/mcp", "", ping));
     assert_eq!(piecewise.answer().status, 200);
+    piecewise.send("HEAD /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(piecewise.head().field("content-length"), Some("3"));
+    assert_eq!(piecewise.answer().body, b"ok\n");
+}
+
+#[test]
+fn http_1_0_is_told_by_the_connection_s_end() {
+    let address = server();
     let mut old = Client::new(address);
-    old.send(post("/mcp", "", ping).replace("HTTP/1.1", "HTTP/1.0"));
+    old.send("GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    assert_eq!(old.answer().field("connection"), Some("keep-alive"));
+    let mut slow = with_progress(call(1, "slow", json!({"steps": 1, "interval": 1})), "t");
+    let fields = modern_fields(&mut slow) + "Connection: keep-alive\r\n";
+    old.send(post("/mcp", &fields, &slow.to_string()).replace("HTTP/1.1", "HTTP/1.0"));
     let answer = old.answer();
-    assert_eq!((answer.status, answer.field("connection")), (200, Some("close")));
-    assert!(old.is_closed());
+    assert_eq!((answer.field("connection"), answer.field("transfer-encoding")), (Some("close"), None));
+    let events = String::from_utf8(old.rest()).expect("UTF-8");
+    assert_eq!(events.matches("\ndata: {").count(), 2, "{events}");
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use memchr::memmem;
+
 use super::endpoint::{self, Next};
 use super::http::{self, BODY_BYTES_MAX, Framing, HEAD_LIMITS, Refused, Reply, Request};
 use super::mcp::Server;
@@ -13,7 +15,7 @@ use super::work;
 use crate::net::{Buffer, Stream, spawn, within};
 use crate::wire::http1::body::BodyDecoder;
 use crate::wire::http1::framing::BodyLength;
-use crate::wire::http1::head::{Progress, RequestHead};
+use crate::wire::http1::head::{Method, Progress, RequestHead};
 
 /// How long a connection may wait between requests: longer than proxies keep theirs pooled.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -26,7 +28,7 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Least room of a read, bytes.
 const READ_BYTES: usize = 4 * 1024;
-/// Room for bodies that grew beyond this for one request is given back, bytes.
+/// Room that grew beyond this for one body is given back, bytes.
 const KEPT_BYTES: usize = 64 * 1024;
 
 pub struct Connection {
@@ -113,9 +115,18 @@ impl Connection {
         let reply = endpoint::reply(&request);
         let mut output = Buffer::small();
         let next = endpoint::answer(server, &request, &mut self.json, output.vec());
-        match place {
-            Place::Input(used) => self.input.consume(used),
-            Place::Apart => self.body.shrink_to(KEPT_BYTES),
+        if self.head.method == Method::Head {
+            // All that an answer to HEAD may not have is its body (RFC 9110 section 9.3.2).
+            let end = memmem::find(output.bytes(), b"\r\n\r\n").map_or(0, |at| at + 4);
+            output.truncate(end);
+        }
+        if let Place::Input(used) = place {
+            self.input.consume(used);
+        }
+        for room in [&mut self.body, &mut self.json] {
+            if room.capacity() > KEPT_BYTES {
+                *room = Vec::new();
+            }
         }
         let alive = match next {
             Next::Answered => {
@@ -127,10 +138,12 @@ impl Connection {
                 self.send(output).await?;
                 true
             }
-            Next::Call(stream) => relay::call(self, framing.transport, reply, stream).await?,
-            Next::Attach(reader, session) => relay::attach(self, framing.transport, reply, reader, &session).await?,
+            Next::Call(stream) => relay::call(self, framing.transport, reply, output, stream).await?,
+            Next::Attach(reader, session) => {
+                relay::attach(self, framing.transport, reply, output, reader, &session).await?
+            }
             Next::OneStream(session) => {
-                let sent = relay::one_stream(self, framing.transport, reply, &session).await;
+                let sent = relay::one_stream(self, framing.transport, reply, output, &session).await;
                 server.sessions.end(&session.id);
                 sent?
             }

@@ -27,6 +27,7 @@ pub async fn call(
     connection: &mut Connection,
     transport: Transport,
     reply: Reply<'_>,
+    output: Buffer,
     stream: Stream,
 ) -> io::Result<bool> {
     let Stream { log, works, session, guards, listen } = stream;
@@ -39,10 +40,10 @@ pub async fn call(
     if session.as_ref().is_some_and(|session| session.version() >= Version::V2025_11_25) {
         reader.prime(&mut events);
     }
-    let ended = relay(connection, transport, reply, &mut reader, events).await;
+    let ended = relay(connection, transport, reply, output, &mut reader, events).await;
     // Whatever is bound to the connection goes with it: cancelled if it still runs.
     drop((guards, listen));
-    finish(ended?, reader, session.as_deref())
+    finish(ended?, transport, reader, session.as_deref())
 }
 
 /// Sends the stream that a GET opened.
@@ -50,6 +51,7 @@ pub async fn attach(
     connection: &mut Connection,
     transport: Transport,
     reply: Reply<'_>,
+    output: Buffer,
     mut reader: Reader,
     session: &Session,
 ) -> io::Result<bool> {
@@ -57,8 +59,8 @@ pub async fn attach(
     if session.version() >= Version::V2025_11_25 {
         reader.prime(&mut events);
     }
-    let ended = relay(connection, transport, reply, &mut reader, events).await?;
-    finish(ended, reader, Some(session))
+    let ended = relay(connection, transport, reply, output, &mut reader, events).await?;
+    finish(ended, transport, reader, Some(session))
 }
 
 /// Sends the stream of a 2024-11-05 session: where to POST, then everything.
@@ -66,12 +68,13 @@ pub async fn one_stream(
     connection: &mut Connection,
     transport: Transport,
     reply: Reply<'_>,
+    output: Buffer,
     session: &Session,
 ) -> io::Result<bool> {
     let mut reader = EventLog::attach(&session.standalone(), None);
     let events = format!("event: endpoint\ndata: /messages?sessionId={}\n\n", session.id.as_str()).into_bytes();
-    let ended = relay(connection, transport, reply, &mut reader, events).await?;
-    finish(ended, reader, None)
+    let ended = relay(connection, transport, reply, output, &mut reader, events).await?;
+    finish(ended, transport, reader, None)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,14 +85,15 @@ enum Ended {
     ClientLeft,
 }
 
-fn finish(ended: Ended, reader: Reader, session: Option<&Session>) -> io::Result<bool> {
+fn finish(ended: Ended, transport: Transport, reader: Reader, session: Option<&Session>) -> io::Result<bool> {
     if ended == Ended::Whole {
         if let (Some(session), Some(number)) = (session, reader.number()) {
             session.forget_stream(number);
         }
         reader.finish();
     }
-    Ok(ended != Ended::ClientLeft)
+    // Without chunks only the connection's end says that this was all.
+    Ok(ended != Ended::ClientLeft && !transport.http10)
 }
 
 /// `events` goes out with the head.
@@ -97,12 +101,12 @@ async fn relay(
     connection: &mut Connection,
     transport: Transport,
     reply: Reply<'_>,
+    mut output: Buffer,
     reader: &mut Reader,
     mut events: Vec<u8>,
 ) -> io::Result<Ended> {
     let chunked = !transport.http10;
     let reply = Reply { close: !transport.keep_alive || !chunked, ..reply };
-    let mut output = Buffer::small();
     http::event_stream(output.vec(), reply, chunked);
     // The first events may be there already; if not, the head does not wait for them.
     let mut step = reader.ready(&mut events);

@@ -4,7 +4,6 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -55,11 +54,11 @@ async fn tick(server: Arc<Server>) {
 }
 
 /// A panic ends its connection only.
-async fn contain(connection: impl Future<Output = ()>) {
-    let mut connection = pin!(connection);
-    poll_fn(|context| {
+fn contain(connection: impl Future<Output = ()>) -> impl Future<Output = ()> {
+    // Boxed, because an async block would hold it twice: as what it was given and as what it pinned.
+    let mut connection = Box::pin(connection);
+    poll_fn(move |context| {
         let polled = catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(context)));
         polled.unwrap_or(Poll::Ready(()))
     })
-    .await;
 }

@@ -72,14 +72,19 @@ impl Client {
         self.answer()
     }
 
-    /// The next answer: whole, or of a stream its head.
-    pub fn answer(&mut self) -> Answer {
+    /// The head of the next answer.
+    pub fn head(&mut self) -> Answer {
         let end = self.until(b"\r\n\r\n");
         let head = String::from_utf8(self.take(end)).expect("ASCII");
         let mut lines = head.trim_end().split("\r\n");
         let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a status line");
         let fields = lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.into(), value.into()));
-        let mut answer = Answer { status, fields: fields.collect(), body: Vec::new() };
+        Answer { status, fields: fields.collect(), body: Vec::new() }
+    }
+
+    /// The next answer: whole, or of a stream its head.
+    pub fn answer(&mut self) -> Answer {
+        let mut answer = self.head();
         if let Some(length) = answer.field("content-length").map(|length| length.parse().expect("a number")) {
             while self.unread.len() < length {
                 assert_ne!(self.more(), 0, "the body is cut");
@@ -136,6 +141,12 @@ impl Client {
 
     fn take(&mut self, bytes: usize) -> Vec<u8> {
         self.unread.drain(..bytes).collect()
+    }
+
+    /// All that comes until the connection ends.
+    pub fn rest(&mut self) -> Vec<u8> {
+        while self.more() > 0 {}
+        std::mem::take(&mut self.unread)
     }
 
     pub fn is_closed(&mut self) -> bool {
