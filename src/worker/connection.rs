@@ -105,20 +105,21 @@ async fn serve(worker: &Rc<Worker>, client: &Client) {
         let mut scratch = match next_head(worker, client, &view.view.plan, &mut input, &mut canceller, first).await {
             Next::Request(scratch) => scratch,
             Next::Refused(refusal) => {
-                refusal::answer(worker, client, &refusal, None, false).await;
-                return linger(client, input).await;
+                Box::pin(refusal::answer(worker, client, &refusal, None, false)).await;
+                return Box::pin(linger(client, input)).await;
             }
             Next::Gone => return,
         };
         first = false;
         client.enter(Phase::Busy);
         worker.cells.requests.add(1);
-        let after = exchange::run(worker, &view, client, &mut input, &mut scratch).await;
+        // Boxed, so that a connection between two requests is small.
+        let after = Box::pin(exchange::run(worker, &view, client, &mut input, &mut scratch)).await;
         worker.give_scratch(scratch);
         match after {
             After::KeepAlive if !worker.is_draining() || !input.is_empty() => client.enter(Phase::Idle),
             After::KeepAlive | After::Close => return client.stream.shutdown().await,
-            After::Linger => return linger(client, input).await,
+            After::Linger => return Box::pin(linger(client, input)).await,
             After::Abort => return client.stream.reset(),
         }
     }

@@ -110,7 +110,7 @@ pub async fn run(
         return After::Abort;
     }
     let keep = standing.keep_alive && !refusal.close && !worker.is_draining();
-    refusal::answer(worker, client, &refusal, scratch.peek.id(), keep).await;
+    Box::pin(refusal::answer(worker, client, &refusal, scratch.peek.id(), keep)).await;
     if keep { After::KeepAlive } else { After::Linger }
 }
 
@@ -134,7 +134,7 @@ async fn story(
     }
     let request = guard::admit(plan, client, head, head_bytes.bytes())?;
     if let Some(page) = local::find(worker, &request) {
-        let keep = local::answer(worker, view, client, &request, page).await;
+        let keep = Box::pin(local::answer(worker, view, client, &request, page)).await;
         *input = following;
         return Ok(if keep { After::KeepAlive } else { After::Linger });
     }
@@ -389,7 +389,7 @@ async fn settle_session(
         protocol: request.find(Name::McpProtocolVersion).unwrap_or(b""),
         transport: Transport::StreamableHttp,
     };
-    match session::begin(worker, reserved.take(), birth).await {
+    match Box::pin(session::begin(worker, reserved.take(), birth)).await {
         Ok(id) => Ok(Some(id)),
         Err(refusal) => {
             abandon(exchange, lease.index, issued);

@@ -242,7 +242,7 @@ pub async fn answer_head(
                     if head.status == 101 || interims > INTERIM_MAX {
                         return Err(fail(Refusal::UPSTREAM_PROTOCOL, false));
                     }
-                    pass_interim(exchange, head, bytes).await.map_err(|refusal| fail(refusal, false))?;
+                    Box::pin(pass_interim(exchange, head, bytes)).await.map_err(|refusal| fail(refusal, false))?;
                     bytes.consume(head.len);
                     head.reset();
                     continue;

@@ -156,7 +156,7 @@ async fn open(worker: &Worker, view: &LocalView, index: usize, fresh: bool) -> R
         local.cells.reuses.add(1);
         return Ok(Lease { stream, index, reused: true, local, _in_flight: in_flight });
     }
-    match within(view.view.plan.timeouts.connect, connect(upstream)).await {
+    match Box::pin(within(view.view.plan.timeouts.connect, connect(upstream))).await {
         Ok(Ok(stream)) => {
             upstream.words.connected();
             local.cells.connects.add(1);
