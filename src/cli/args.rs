@@ -9,11 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Sources};
 
-/// What a packager sets when building from something else than a checkout.
-const COMMIT: &str = match option_env!("SHADOWCAT_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown",
-};
+/// The commit it was built from, which whoever builds a release sets.
+const COMMIT: Option<&str> = option_env!("SHADOWCAT_COMMIT");
 
 #[cfg(feature = "mimalloc")]
 const ALLOCATOR: &str = "mimalloc";
@@ -121,6 +118,8 @@ pub enum ConfigCommand {
         #[command(flatten)]
         more: MoreSettings,
     },
+    /// Print a complete file, commented
+    Default,
     /// Print the reference of all keys (Markdown)
     Reference,
 }
@@ -171,8 +170,9 @@ impl MoreSettings {
 
 fn long_version() -> &'static str {
     static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let commit = COMMIT.map(|commit| format!(" (commit {commit})")).unwrap_or_default();
         format!(
-            "{} (commit {COMMIT})\nTLS: rustls with aws-lc-rs\nI/O: monoio on io_uring (DEFER_TASKRUN, COOP_TASKRUN) \
+            "{}{commit}\nTLS: rustls with aws-lc-rs\nI/O: monoio on io_uring (DEFER_TASKRUN, COOP_TASKRUN) \
              or epoll\nsessions: LMDB\nallocator: {ALLOCATOR}",
             env!("CARGO_PKG_VERSION")
         )
@@ -214,11 +214,35 @@ mod tests {
     #[test]
     fn every_flag_sets_its_key() {
         let sources = sources(&[
-            "--bind", "0.0.0.0:443", "--upstream", "http://a", "--upstream", "http://b", "--workers", "3", "--driver", "epoll",
-            "--config", "f.toml", "--auth-config", "auth.yaml", "--tls-cert", "c.pem", "--tls-key", "k.pem",
-            "--tls-min-version", "1.3", "--log-level", "debug", "--set", "session.timeout=5m", "--set", "record.output=a=b",
+            "--bind",
+            "0.0.0.0:443",
+            "--upstream",
+            "http://a",
+            "--upstream",
+            "http://b",
+            "--workers",
+            "3",
+            "--driver",
+            "epoll",
+            "--config",
+            "f.toml",
+            "--auth-config",
+            "auth.yaml",
+            "--tls-cert",
+            "c.pem",
+            "--tls-key",
+            "k.pem",
+            "--tls-min-version",
+            "1.3",
+            "--log-level",
+            "debug",
+            "--set",
+            "session.timeout=5m",
+            "--set",
+            "record.output=a=b",
         ]);
-        let said: Vec<(&str, &str)> = sources.flags.iter().map(|(key, value, _)| (key.as_str(), value.as_str())).collect();
+        let said: Vec<(&str, &str)> =
+            sources.flags.iter().map(|(key, value, _)| (key.as_str(), value.as_str())).collect();
         assert_eq!(
             said,
             [

@@ -1,4 +1,4 @@
-//! `config check`, `config show`, `config reference`.
+//! `config check`, `config show`, `config default`, `config reference`.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -13,6 +13,7 @@ pub fn run(command: &ConfigCommand) -> Result<ExitCode, Failure> {
     let (file, more, origins) = match command {
         ConfigCommand::Check { file, more } => (file, more, None),
         ConfigCommand::Show { file, origin, more } => (file, more, Some(*origin)),
+        ConfigCommand::Default => return print(&config::example()),
         ConfigCommand::Reference => return print(&config::reference()),
     };
     let loaded = config::check(&more.sources(file.clone())).map_err(|errors| Failure::config(errors.to_string()))?;

@@ -56,7 +56,10 @@ fn tls(planner: &mut Planner<'_>) {
         [false, false] => {
             let further = ["tls.enabled", "tls.client_ca_path", "tls.require_client_cert", "tls.min_version"];
             if let Some(path) = further.into_iter().find(|path| said(planner, path)) {
-                planner.blame(path, format!("{path} without tls.cert_path and tls.key_path: there is no TLS to apply it to"));
+                planner.blame(
+                    path,
+                    format!("{path} without tls.cert_path and tls.key_path: there is no TLS to apply it to"),
+                );
             }
         }
     }
@@ -102,10 +105,6 @@ fn others(planner: &mut Planner<'_>, plan: &Plan) {
     let admin = planner.layers.optional::<std::net::SocketAddr>("admin.bind");
     if admin.is_some_and(|admin| admin == plan.bind && admin.port() != 0) {
         planner.blame("admin.bind", "admin.bind is the address of the proxy itself");
-    }
-    if is_on(planner.layers, "telemetry") && planner.layers.get("telemetry.otlp_endpoint").is_none() {
-        let message = "telemetry.enabled without telemetry.otlp_endpoint: there is nowhere to send traces to";
-        planner.blame("telemetry.enabled", message);
     }
     let origins = &plan.guards.allowed_origins;
     if origins.len() > 1 && origins.iter().any(|origin| origin == "*") {

@@ -64,8 +64,10 @@ pub struct SyntaxError {
 /// Read TOML; with errors, the node is what could be made out in spite of them.
 pub fn from_toml(text: &str) -> (Node, Vec<SyntaxError>) {
     let (root, errors) = DeTable::parse_recoverable(text);
-    let errors =
-        errors.into_iter().map(|error| SyntaxError { span: error.span(), message: error.message().to_owned() }).collect();
+    let errors = errors
+        .into_iter()
+        .map(|error| SyntaxError { span: error.span(), message: error.message().to_owned() })
+        .collect();
     let span = root.span();
     (Node { tree: table(root.get_ref()), span }, errors)
 }

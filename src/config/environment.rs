@@ -150,7 +150,8 @@ impl Writer<'_> {
         keys.sort_by_key(|key| std::cmp::Reverse(key.name.len()));
         keys.into_iter().find_map(|key| {
             let name = rest.strip_suffix(&key.name.to_uppercase())?.strip_suffix('_')?;
-            let named = self.layers.upstreams.iter().position(|upstream| as_variable(upstream).as_deref() == Some(name));
+            let named =
+                self.layers.upstreams.iter().position(|upstream| as_variable(upstream).as_deref() == Some(name));
             Some((named.or_else(|| self.number(name))?, key))
         })
     }
@@ -194,8 +195,7 @@ fn attribute(path: &str) -> Option<(&'static Key, &str)> {
 
 /// Odd variables are no errors: Kubernetes sets `SHADOWCAT_PORT` and the like for a Service of this name.
 fn warn_of(unknown: &[&str], warnings: &mut Vec<String>) {
-    let of_a_service =
-        |name: &&&str| name.starts_with("SHADOWCAT_PORT") || name.starts_with("SHADOWCAT_SERVICE_");
+    let of_a_service = |name: &&&str| name.starts_with("SHADOWCAT_PORT") || name.starts_with("SHADOWCAT_SERVICE_");
     if let Some(first) = unknown.iter().find(of_a_service) {
         warnings.push(format!(
             "{first} and the like set nothing; Kubernetes sets them for a Service named shadowcat, unless the pod says \

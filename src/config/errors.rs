@@ -152,7 +152,7 @@ mod tests {
     fn masks_keep_every_offset_and_line() {
         let mut source = Source::new("f", "a = \"ü\nx\"\nb = 1\n");
         source.mask(4..10);
-        assert_eq!(source.text(), "a = ***\n**\nb = 1\n".replacen("***", "****", 1).as_str().get(..).unwrap());
+        assert_eq!(source.text(), "a = ***\n**\nb = 1\n");
         assert_eq!(source.position(source.text().find('b').unwrap()), "f:3:1");
     }
 

@@ -6,7 +6,7 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     pub message: String,
-    /// How the reference begins, to find it in the file.
+    /// The reference as written, or how it begins, to find it in the file.
     pub reference: String,
     pub hint: &'static str,
 }
@@ -47,12 +47,14 @@ fn replace<'t, 'v>(
     let inside = &text[2..];
     let length = inside.bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count();
     let (name, tail) = inside.split_at(length);
-    let refused = |message: String, hint| Refused { message, reference: format!("${{{name}"), hint };
+    let end = tail.find('}');
+    let reference = end.map_or(&text[..2 + length], |end| &text[..2 + length + end + 1]);
+    let refused = |message: String, hint| Refused { message, reference: reference.to_owned(), hint };
     const FORMS: &str = "${X}, ${X:-default}, ${X:?message}, or $${ for a plain ${";
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
         return Err(refused("`${` without the name of a variable".into(), FORMS));
     }
-    let Some(end) = tail.find('}') else {
+    let Some(end) = end else {
         return Err(refused(format!("`${{{name}` without its `}}`"), FORMS));
     };
     let (operation, after) = (&tail[..end], &tail[end + 1..]);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Sources;
 use super::document::{self, Entry, Node, SyntaxError, Tree};
-use super::errors::{Errors, Problem, Source, did_you_mean};
+use super::errors::{Errors, Problem, Source, did_you_mean, nearest};
 use super::expand::expand;
 use super::items;
 use super::layers::{Layers, Origin, Record, Setting};
@@ -98,10 +98,12 @@ fn source(text: &str, name: &str, root: &Node, broken: bool) -> Arc<Source> {
     Arc::new(source)
 }
 
+/// Whether a key of this name holds a secret, or is near enough to be one misspelt.
 fn is_secret(key: &str) -> bool {
     let nested = KEYS.iter().filter_map(|key| if let Kind::Tables(keys) = key.kind { Some(keys) } else { None });
-    let all = KEYS.iter().chain(UPSTREAM_KEYS).chain(nested.flatten());
-    all.into_iter().any(|known| matches!(known.kind, Kind::Secret) && known.name == key)
+    let all = || KEYS.iter().chain(UPSTREAM_KEYS).chain(nested.clone().flatten());
+    let secrets = || all().filter(|known| matches!(known.kind, Kind::Secret)).map(|known| known.name);
+    secrets().any(|name| name == key) || all().all(|known| known.name != key) && nearest(key, secrets()).is_some()
 }
 
 fn mask_tree(source: &mut Source, text: &str, node: &Node) {
@@ -208,10 +210,10 @@ impl Reader<'_> {
         Some(Record { keys, settings, origin: self.origin(node.span.clone()), broken })
     }
 
-    /// `None`: it was wrong, or expanded to nothing, which leaves a key unset.
-    fn setting(&mut self, key: &Key, node: &Node) -> Option<Setting> {
-        let mut node = node.clone();
-        if !self.expand(&mut node) || matches!(&node.tree, Tree::Loose(text) if text.is_empty()) {
+    /// `None`: it was wrong, or it was left open by `${X:-}`.
+    fn setting(&mut self, key: &Key, written: &Node) -> Option<Setting> {
+        let mut node = written.clone();
+        if !self.expand(&mut node) || is_left_open(written, &node) {
             return None;
         }
         match key.kind.read(&node) {
@@ -226,8 +228,17 @@ impl Reader<'_> {
     /// Replace the references in all texts of `node`; whether that worked.
     fn expand(&mut self, node: &mut Node) -> bool {
         match &mut node.tree {
-            Tree::List(items) => items.iter_mut().fold(true, |fine, item| self.expand(item) && fine),
-            Tree::Table(entries) => entries.iter_mut().fold(true, |fine, entry| self.expand(&mut entry.node) && fine),
+            // All of them, so that each mistake is told.
+            Tree::List(items) => {
+                let mut fine = true;
+                items.iter_mut().for_each(|item| fine &= self.expand(item));
+                fine
+            }
+            Tree::Table(entries) => {
+                let mut fine = true;
+                entries.iter_mut().for_each(|entry| fine &= self.expand(&mut entry.node));
+                fine
+            }
             Tree::Text(text) => {
                 let environment = self.environment;
                 match expand(text, |name| environment.get(name).map(String::as_str)) {
@@ -237,15 +248,7 @@ impl Reader<'_> {
                         true
                     }
                     Err(refused) => {
-                        let written = self.source.text().get(node.span.clone()).unwrap_or_default();
-                        let span = match written.find(&refused.reference) {
-                            Some(at) => {
-                                let start = node.span.start + at;
-                                let length = written[at..].find('}').map_or(refused.reference.len(), |end| end + 1);
-                                start..start + length
-                            }
-                            None => node.span.clone(),
-                        };
+                        let span = self.place_of(&refused.reference, node.span.clone());
                         self.error(refused.message, refused.hint.to_owned(), span);
                         false
                     }
@@ -253,6 +256,23 @@ impl Reader<'_> {
             }
             _ => true,
         }
+    }
+
+    /// Where this reference stands within `span`; all of it if escapes hide it.
+    fn place_of(&self, reference: &str, span: Range<usize>) -> Range<usize> {
+        let written = self.source.text().get(span.clone()).unwrap_or_default();
+        match written.find(reference) {
+            Some(at) => span.start + at..span.start + at + reference.len(),
+            None => span,
+        }
+    }
+}
+
+/// `key = "${X:-}"`: the writer says that nothing means the default. A plain `${X}` that is empty is a mistake.
+fn is_left_open(written: &Node, expanded: &Node) -> bool {
+    match (&written.tree, &expanded.tree) {
+        (Tree::Text(before), Tree::Loose(after)) => after.is_empty() && before.contains(":-"),
+        _ => false,
     }
 }
 

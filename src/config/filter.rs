@@ -9,7 +9,8 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 pub fn choose(planner: &mut Planner<'_>) -> String {
     let level = planner.text("logging.level");
     if let Some(nonsense) = directives(&level).into_iter().find(|directive| !is_directive(directive)) {
-        let message = format!("logging.level: `{nonsense}` is no level (error, warn, info, debug, trace, off) and no filter");
+        let message =
+            format!("logging.level: `{nonsense}` is no level (error, warn, info, debug, trace, off) and no filter");
         planner.blame("logging.level", message);
         return "info".into();
     }
@@ -52,12 +53,17 @@ fn is_directive(text: &str) -> bool {
     }
     match text.rsplit_once('=') {
         Some((target, level)) => is_target(target) && (is_level(level) || text.ends_with(']')),
-        None => is_level(text) || is_target(text) && (text.contains("::") || text.contains('[') || text == "shadowcat"),
+        None => is_level(text) || is_target(text) && looks_like_a_crate(text),
     }
 }
 
+fn looks_like_a_crate(text: &str) -> bool {
+    text.contains(['_', ':', '['])
+        || ["shadowcat", "monoio", "rustls", "heed", "hyper", "tower", "tokio"].contains(&text)
+}
+
 fn is_level(text: &str) -> bool {
-    LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text))
+    LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text)) || matches!(text.as_bytes(), [b'0'..=b'5'])
 }
 
 fn is_target(text: &str) -> bool {
@@ -71,10 +77,19 @@ mod tests {
 
     #[test]
     fn filters_of_crates_that_are_not_here_are_fine_and_nonsense_is_not() {
-        for good in ["shadowcat=info", "tower_http=debug", "WARN", "shadowcat::worker=trace", "a[b{c=1,d=2}]=debug", "off"] {
+        for good in [
+            "shadowcat=info",
+            "tower_http=debug",
+            "WARN",
+            "shadowcat::worker=trace",
+            "a[b{c=1,d=2}]=debug",
+            "off",
+            "tower_http",
+            "a=5",
+        ] {
             assert!(is_directive(good), "{good}");
         }
-        for bad in ["loud", "a=b=", "=info", "shadowcat=loud", "a b=info", "info=", "ifno"] {
+        for bad in ["loud", "a=b=", "=info", "shadowcat=loud", "a b=info", "info=", "ifno", "a=6"] {
             assert!(!is_directive(bad), "{bad}");
         }
     }

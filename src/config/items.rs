@@ -164,7 +164,9 @@ pub fn cidr(text: &str) -> Result<Cidr, String> {
 pub fn scope(text: &str) -> Result<(), String> {
     let token = |b: u8| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
     match text {
-        _ if text.contains([' ', ',']) => Err(format!("`{text}` looks like several scopes: write each in quotes of its own")),
+        _ if text.contains([' ', ',']) => {
+            Err(format!("`{text}` looks like several scopes: write each in quotes of its own"))
+        }
         _ if !text.is_empty() && text.bytes().all(token) => Ok(()),
         _ => Err(format!("`{text}` is no scope")),
     }

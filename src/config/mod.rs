@@ -34,7 +34,7 @@ pub use items::address;
 pub use layers::{Layers, Origin, PLACES};
 use plan::Plan;
 use planning::Planner;
-pub use reference::reference;
+pub use reference::{example, reference};
 pub use show::show;
 
 /// Where settings come from. Flags win over the environment, that over the file, that over the defaults.
@@ -129,8 +129,7 @@ fn finish(
         }
     }
     let (errors_so_far, warnings_so_far) = (&mut errors, &mut warnings);
-    let mut planner =
-        Planner { layers: &layers, sources, purpose, errors: errors_so_far, warnings: warnings_so_far };
+    let mut planner = Planner { layers: &layers, sources, purpose, errors: errors_so_far, warnings: warnings_so_far };
     let plan = planning::plan(&mut planner);
     if errors.is_empty() { Ok(Loaded { plan, warnings, layers }) } else { Err(errors) }
 }

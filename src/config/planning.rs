@@ -75,7 +75,7 @@ impl Planner<'_> {
         match (first, second) {
             (Some(one), Some(other)) if one.origin.rank() == other.origin.rank() => {
                 if let Some(message) = clash(one, other) {
-                    self.errors.push(other.origin.problem(message));
+                    self.errors.push(other.origin.problem(message).hint(format!("also set by {}", one.origin)));
                 }
                 Some(paths[0])
             }
@@ -101,8 +101,7 @@ impl Planner<'_> {
     fn session(&mut self, bind: SocketAddr) -> SessionPlan {
         let layers = self.layers;
         let said: Option<PathBuf> = layers.optional("session.database_path");
-        let in_memory =
-            self.sources.in_memory && said.is_none() && layers.get("session.store").is_none();
+        let in_memory = self.sources.in_memory && said.is_none() && layers.get("session.store").is_none();
         let path = said.unwrap_or_else(|| default_session_path(bind, &self.sources.environment));
         let store = match self.text("session.store").as_str() {
             "memory" => StoreKind::Memory,
@@ -132,7 +131,10 @@ impl Planner<'_> {
             target_bytes: layers.required("limits.target_bytes"),
         };
         if head.target_bytes > head.head_bytes {
-            self.blame("limits.target_bytes", "limits.target_bytes is more than limits.head_bytes, of which it is a part");
+            self.blame(
+                "limits.target_bytes",
+                "limits.target_bytes is more than limits.head_bytes, of which it is a part",
+            );
         }
         LimitsPlan {
             head,
@@ -165,7 +167,8 @@ impl Planner<'_> {
                 "stderr" => LogOutput::Stderr,
                 path if path.contains('/') => LogOutput::File(path.into()),
                 other => {
-                    let message = format!("`{other}`: expected stdout, stderr, or the path of a file (./{other})");
+                    let message =
+                        format!("logging.output: expected stdout, stderr, or the path of a file, such as ./{other}");
                     self.blame("logging.output", message);
                     LogOutput::Stderr
                 }

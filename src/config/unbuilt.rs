@@ -17,7 +17,7 @@ const FEATURES: &[(&str, By)] = &[
     ("rate limiting", By::Section("rate_limit")),
     ("TLS towards clients", By::Section("tls")),
     ("tracing", By::Section("telemetry")),
-    ("active health checks", By::Section("health_check")),
+    ("active health checking", By::Section("health_check")),
     ("the circuit breaker", By::Section("circuit_breaker")),
     ("recording", By::Section("record")),
     ("the administrator's interface", By::Section("admin")),

@@ -104,7 +104,9 @@ mod tests {
         let found = parts("http://H:80").unwrap();
         assert_eq!((found.authority.as_str(), found.path.as_str(), found.port), ("h", "/", 80));
         assert_eq!(parts("http://h:8080").unwrap().authority, "h:8080");
-        for bad in ["ftp://h", "http://u:p@h", "http://u@h", "http://h/?a", "http://h/#a", "h:80", "http://", "http://h:0"] {
+        for bad in
+            ["ftp://h", "http://u:p@h", "http://u@h", "http://h/?a", "http://h/#a", "h:80", "http://", "http://h:0"]
+        {
             assert!(parts(bad).is_err(), "{bad}");
         }
     }

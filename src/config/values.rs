@@ -82,8 +82,7 @@ pub struct Wrong {
 }
 
 /// Algorithms that a key of the issuer can verify; none of them works with a shared or an absent key.
-pub const ALGORITHMS: &[&str] =
-    &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+pub const ALGORITHMS: &[&str] = &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
 impl Kind {
     pub fn describe(self) -> String {
@@ -115,6 +114,17 @@ impl Kind {
         text.to_owned()
     }
 
+    /// As an error asks for it.
+    fn expected(self) -> String {
+        match self {
+            Kind::Text | Kind::Label | Kind::Secret => "expected text".into(),
+            Kind::Bool => "expected true or false".into(),
+            Kind::Choice(choices) => format!("expected one of {}", quoted(choices)),
+            Kind::Address => "expected an address with its port such as \"127.0.0.1:8080\"".into(),
+            _ => format!("expected a {}", self.describe()),
+        }
+    }
+
     /// The value that `node` spells.
     ///
     /// # Errors
@@ -134,10 +144,10 @@ impl Kind {
             (Tree::Number(number), _) if self.is_number() => number.as_str(),
             // A version such as 1.3 is easily written without quotes.
             (Tree::Number(number), Kind::Choice(choices)) if choices.contains(&number.as_str()) => number.as_str(),
-            _ => return Err(wrong(format!("expected {}, found {}", self.describe(), node.type_name()))),
+            _ => return Err(wrong(format!("{}, found {}", self.expected(), node.type_name()))),
         };
         if text.is_empty() {
-            return Err(wrong(format!("expected {}, found nothing", self.describe())));
+            return Err(wrong(format!("{}, found nothing", self.expected())));
         }
         match (self, self.value(text)) {
             (Kind::Choice(choices), Err(message)) => {
@@ -159,7 +169,7 @@ impl Kind {
             Kind::SizeOrNone => Value::Size(Some(items::size(text, 0, u64::MAX)?)),
             Kind::Size(min, max) => Value::Size(Some(items::size(text, min, max)?)),
             Kind::Address => Value::Address(items::address(text)?),
-            Kind::Choice(choices) if !choices.contains(&text) => return Err(format!("expected {}", quoted(choices))),
+            Kind::Choice(choices) if !choices.contains(&text) => return Err(self.expected()),
             _ => {
                 match self {
                     Kind::Url => drop(items::url(text)?),
@@ -199,7 +209,7 @@ fn list(item: Item, node: &Node) -> Result<Value, Wrong> {
             &one
         }
         _ => {
-            let message = format!("expected {}, found {}", Kind::List(item).describe(), node.type_name());
+            let message = format!("{}, found {}", Kind::List(item).expected(), node.type_name());
             return Err(Wrong { message, hint: String::new(), span: node.span.clone() });
         }
     };

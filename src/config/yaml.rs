@@ -17,7 +17,9 @@ pub fn from_yaml(text: &str) -> Result<Node, SyntaxError> {
         Err(error) => {
             let span = error.location().map(|place| span(place, text));
             let first = error.without_snippet().to_string();
-            let message = first.lines().next().unwrap_or("this is no YAML").trim_start_matches("error: ").to_owned();
+            let first = first.lines().next().unwrap_or("this is no YAML").trim_start_matches("error: ");
+            // The place is told by our own excerpt.
+            let message = first.find(" at line ").map_or(first, |at| &first[..at]).to_owned();
             Err(SyntaxError { message, span })
         }
     }
@@ -54,13 +56,25 @@ fn node(value: Spanned<Plain>, text: &str) -> Node {
 }
 
 fn span(place: Location, text: &str) -> std::ops::Range<usize> {
-    let start = place.span().byte_offset().unwrap_or_default() as usize;
+    let start = match place.span().byte_offset() {
+        Some(offset) => offset as usize,
+        None => offset_of(place, text),
+    };
     let length = place.span().byte_len().unwrap_or_default() as usize;
     let end = start.saturating_add(length).min(text.len());
     let start = start.min(end);
     // Block values reach to the line after them.
     let trimmed = text.get(start..end).map_or(end - start, |value| value.trim_end().len());
     start..start + trimmed
+}
+
+/// By line and column, both from one, where the library gives no offset.
+fn offset_of(place: Location, text: &str) -> usize {
+    let line = (place.line() as usize).saturating_sub(1);
+    let start: usize = text.split_inclusive('\n').take(line).map(str::len).sum();
+    let column = (place.column() as usize).saturating_sub(1);
+    let within = text[start..].char_indices().take_while(|(_, c)| *c != '\n').nth(column);
+    within.map_or(start, |(at, _)| start + at)
 }
 
 impl<'de> Deserialize<'de> for Plain {
@@ -152,8 +166,9 @@ mod tests {
 
     #[test]
     fn mistakes_have_a_place() {
-        let error = from_yaml("a: 1\nb: [1\nc: 2\n").unwrap_err();
-        assert!(error.span.is_some() && !error.message.is_empty(), "{error:?}");
+        let error = from_yaml("é: 1\n  b: 5\n").unwrap_err();
+        assert_eq!(error.span.map(|span| span.start), Some("é: 1\n  b".len()), "{}", error.message);
+        assert!(!error.message.contains("line"), "{}", error.message);
         assert!(from_yaml("a: 1\na: 2\n").is_err());
         assert!(from_yaml("a: 1\n---\nb: 2\n").is_err());
     }
