@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::schema::{DRIVERS, WORKERS_MAX};
 use crate::config::{self, Sources};
 
 /// The commit it was built from, which whoever builds a release sets.
@@ -49,10 +50,10 @@ pub struct ServerArgs {
     #[arg(long, value_name = "URL")]
     upstream: Vec<String>,
     /// Worker threads [default: the CPUs the process may use]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=config::schema::WORKERS_MAX))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=WORKERS_MAX))]
     workers: Option<u64>,
     /// How workers do I/O [default: auto]
-    #[arg(long, value_name = "DRIVER", value_parser = PossibleValuesParser::new(["auto", "io_uring", "epoll"]))]
+    #[arg(long, value_name = "DRIVER", value_parser = PossibleValuesParser::new(DRIVERS))]
     driver: Option<String>,
     /// Certificate chain (PEM)
     #[arg(long, value_name = "FILE")]
@@ -93,8 +94,11 @@ pub struct DemoArgs {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3000", value_parser = config::address)]
     pub bind: SocketAddr,
     /// Worker threads
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub workers: usize,
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=WORKERS_MAX))]
+    pub workers: u64,
+    /// How workers do I/O
+    #[arg(long, value_name = "DRIVER", default_value = "auto", value_parser = PossibleValuesParser::new(DRIVERS))]
+    pub driver: String,
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -53,6 +53,9 @@ pub const SECTIONS: &[(&str, &str)] = &[
 
 const MODES: &[&str] = &["reverse", "gateway"];
 
+/// What workers can do I/O with.
+pub const DRIVERS: [&str; 3] = ["auto", "io_uring", "epoll"];
+
 /// More workers than any machine has CPUs; each takes a reader's slot of the session store, which has 512.
 pub const WORKERS_MAX: u64 = 256;
 
@@ -79,7 +82,7 @@ pub const KEYS: &[Key] = &[
     key(
         "proxy",
         "driver",
-        Choice(&["auto", "io_uring", "epoll"]),
+        Choice(&DRIVERS),
         "auto",
         "How workers do I/O; `auto` takes io_uring where the kernel allows it, else epoll.",
     ),

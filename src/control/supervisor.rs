@@ -50,7 +50,14 @@ enum Event {
 ///
 /// # Errors
 /// The address is in use or cannot be bound (`io::Error` with its kind), TLS settings, a driver that cannot be had.
-pub fn serve(plan: Arc<Plan>, store: Store, durations: Arc<Histogram>, started: Instant, faults: bool, listening: impl FnOnce(SocketAddr)) -> anyhow::Result<Outcome> {
+pub fn serve(
+    plan: Arc<Plan>,
+    store: Store,
+    durations: Arc<Histogram>,
+    started: Instant,
+    faults: bool,
+    listening: impl FnOnce(SocketAddr),
+) -> anyhow::Result<Outcome> {
     let (address, listeners) = listener::bind(plan.bind, plan.workers)?;
     let view = publish::first_view(plan.clone()).map_err(anyhow::Error::msg)?;
     let registry: Arc<Registry> = Arc::default();
@@ -149,7 +156,7 @@ impl Fleet {
                         if !draining {
                             tracing::error!(index, "a worker died and is started anew");
                             self.shared.registry.restarts.fetch_add(1, Relaxed);
-                            thread::sleep(RESTART_PAUSE);
+                            pause();
                             self.start(index)?;
                         }
                     }
@@ -208,6 +215,11 @@ impl Fleet {
             *last = now;
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the supervisor's thread, not a worker")]
+fn pause() {
+    thread::sleep(RESTART_PAUSE);
 }
 
 /// Tells the supervisor that a worker's thread ends, whatever the reason.

@@ -34,6 +34,7 @@ pub struct Expired;
 
 /// `future`, unless it takes longer than `limit`. It is dropped then: only for waits that own nothing (readiness,
 /// channels) and where the connection closes afterwards.
+#[expect(clippy::disallowed_methods, reason = "the one place that says when it is safe")]
 pub async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Expired> {
     monoio::time::timeout(limit, future).await.map_err(|_| Expired)
 }

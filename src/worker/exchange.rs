@@ -1,6 +1,7 @@
 //! ONE REQUEST: the whole story. Only this file calls the stages.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,9 @@ use super::upstream::{self, Lease, LocalView};
 use super::{Phase, Scratch, Worker, local};
 use crate::base::SessionId;
 use crate::config::plan::Plan;
-use crate::net::{self, Buffer, within};
+use crate::net::{self, Buffer, Stream, within};
 use crate::store::{Reservation, Transport};
+use crate::telemetry::UpstreamCells;
 use crate::wire::http1::body::BodyDecoder;
 use crate::wire::http1::framing::{self, BodyLength};
 use crate::wire::http1::head::{Method, Name, ResponseHead};
@@ -61,11 +63,21 @@ impl Exchange<'_> {
         self.envelope.endless && self.worker.is_draining()
     }
 
+    fn record(&self, cells: &UpstreamCells) {
+        let now = Instant::now();
+        cells.duration.record(now - self.begun, now - self.worker.shared.started);
+    }
+
+    async fn write_to(&self, stream: &Stream, limit: Duration, bytes: Buffer) -> (io::Result<()>, Buffer) {
+        self.client.write_by(stream.fd(), self.worker.ticks_from_now(limit));
+        let written = stream.write_all(bytes).await;
+        self.client.wrote();
+        written
+    }
+
     pub async fn write_client(&self, bytes: Buffer) -> Result<(), Refusal> {
-        match within(self.plan().timeouts.write, self.client.stream.write_all(bytes)).await {
-            Ok((Ok(()), _)) => Ok(()),
-            _ => Err(Refusal::CLIENT_GONE),
-        }
+        let limit = self.plan().timeouts.write;
+        self.write_to(&self.client.stream, limit, bytes).await.0.map_err(|_| Refusal::CLIENT_GONE)
     }
 }
 
@@ -236,12 +248,10 @@ impl<'a> Sending<'a> {
         }
         if self.body.len() <= out.room() {
             out.vec().extend_from_slice(self.body.bytes());
-            let _ = within(limit, lease.stream.write_all(out)).await;
+            let _ = exchange.write_to(&lease.stream, limit, out).await;
         } else {
-            let _ = within(limit, lease.stream.write_all(out)).await;
-            if let Ok((_, body)) = within(limit, lease.stream.write_all(std::mem::take(&mut self.body))).await {
-                self.body = body;
-            }
+            let _ = exchange.write_to(&lease.stream, limit, out).await;
+            self.body = exchange.write_to(&lease.stream, limit, std::mem::take(&mut self.body)).await.1;
         }
         match self.streaming.take() {
             Some(intake) => Upload::start(exchange, &lease.stream, intake, peek),
@@ -309,9 +319,7 @@ async fn finish<'a>(
         blame(Refusal::UPSTREAM_PROTOCOL)
     })?;
     let is_stream = is_event_stream(answer, bytes.bytes());
-    let shown = settle_session(exchange, lease, session, &mut reserved, answer, bytes.bytes())
-        .await
-        .map_err(blame)?;
+    let shown = settle_session(exchange, lease, session, &mut reserved, answer, bytes.bytes()).await.map_err(blame)?;
     let begun: Rc<Cell<Option<SessionId>>> = Rc::default();
     let inspect = inspection(exchange, lease, session, reserved, is_stream, answer.status, &begun);
 
@@ -326,19 +334,19 @@ async fn finish<'a>(
     let _stream = is_stream.then(|| Streaming::begin(exchange, lease, session));
     if is_stream {
         watch.matters = true;
-        cells.duration.record(exchange.begun.elapsed(), worker.shared.started.elapsed());
+        exchange.record(cells);
     }
-    standing.answered = true;
     let decoder = BodyDecoder::new(framed.body, None);
     let parts = Answer { bytes, head_len: answer.len, decoder, delivery, is_stream };
-    let relayed = relay::answer(exchange, lease, out, parts, inspect, &mut upload, &mut watch).await;
+    let relayed =
+        relay::answer(exchange, lease, out, parts, &mut standing.answered, inspect, &mut upload, &mut watch).await;
     if let Some(id) = begun.take() {
         // A 2024-11-05 session lives as long as its stream.
         session::end(worker, id).await?;
     }
     let clean = relayed.map_err(blame)?;
     if !is_stream {
-        cells.duration.record(exchange.begun.elapsed(), worker.shared.started.elapsed());
+        exchange.record(cells);
     }
     let sent = !upload.is_running();
     if let Some(rest) = upload.rest.take() {
@@ -403,7 +411,11 @@ fn abandon(exchange: &Exchange<'_>, index: usize, upstream_session: &[u8]) {
     let upstream = &exchange.view.view.upstreams[index];
     let target = if request.path() == b"/" { upstream.plan.path.as_bytes() } else { request.path_and_query() };
     encode::request_line(out.vec(), b"DELETE", target);
-    encode::field(out.vec(), b"Host", if request.host.is_empty() { upstream.plan.authority.as_bytes() } else { request.host });
+    encode::field(
+        out.vec(),
+        b"Host",
+        if request.host.is_empty() { upstream.plan.authority.as_bytes() } else { request.host },
+    );
     encode::field(out.vec(), header::SESSION_ID.as_bytes(), upstream_session);
     encode::end(out.vec());
     let limit = upstream.plan.timeout;

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Worker;
 use super::refusal::Refusal;
 use super::shared::{Shared, Upstream, View};
-use super::Worker;
 use crate::net::{Probe, Stream, within};
 use crate::table::InFlight;
 use crate::telemetry::{Fault, UpstreamCells};
@@ -69,6 +69,15 @@ impl LocalView {
     }
 }
 
+impl Local {
+    /// The newest idle connection that is still good. A byte that came while it was idle belongs to no request of ours;
+    /// an end means that it is stale.
+    fn take_idle(&self) -> Option<Stream> {
+        let mut idle = self.idle.borrow_mut();
+        std::iter::from_fn(|| idle.pop()).map(|idle| idle.stream).find(|stream| stream.probe() == Probe::Quiet)
+    }
+}
+
 /// A connection to an upstream, ours until dropped (closed) or given back.
 pub struct Lease {
     pub stream: Stream,
@@ -103,12 +112,7 @@ impl Lease {
 /// # Errors
 /// 503 without upstreams or when all connections are in use, 502 when none accepts, 504 when none does in time,
 /// 404 for a session whose upstream has refused for so long that it is taken for lost.
-pub async fn lease(
-    worker: &Worker,
-    view: &LocalView,
-    pinned: Option<usize>,
-    fresh: bool,
-) -> Result<Lease, Refusal> {
+pub async fn lease(worker: &Worker, view: &LocalView, pinned: Option<usize>, fresh: bool) -> Result<Lease, Refusal> {
     if let Some(index) = pinned {
         return open(worker, view, index, fresh).await;
     }
@@ -148,13 +152,9 @@ async fn open(worker: &Worker, view: &LocalView, index: usize, fresh: bool) -> R
         local.cells.fault(Fault::Busy);
         return Err(Refusal::UPSTREAM_BUSY);
     };
-    while !fresh {
-        let Some(Idle { stream, .. }) = local.idle.borrow_mut().pop() else { break };
-        // A byte that came while it was idle belongs to no request of ours, an end means that it is stale.
-        if stream.probe() == Probe::Quiet {
-            local.cells.reuses.add(1);
-            return Ok(Lease { stream, index, reused: true, local, _in_flight: in_flight });
-        }
+    if !fresh && let Some(stream) = local.take_idle() {
+        local.cells.reuses.add(1);
+        return Ok(Lease { stream, index, reused: true, local, _in_flight: in_flight });
     }
     match within(view.view.plan.timeouts.connect, connect(upstream)).await {
         Ok(Ok(stream)) => {

@@ -4,8 +4,15 @@
 //! allocates nothing. Keys that decide routing may stand only once at their level (also when spelled with escapes), for
 //! two parsers may disagree on which of two counts.
 
+mod keys;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use keys::{Key, Place};
+
 use crate::base::Span;
-use crate::wire::mcp::{PROTOCOL_VERSION_META, code};
+use crate::wire::mcp::code;
 
 /// Deepest nesting.
 const DEPTH_MAX: usize = 128;
@@ -39,7 +46,7 @@ impl PeekError {
     }
 }
 
-use PeekError::{Duplicate, Grammar, TooLong};
+use PeekError::{Grammar, TooLong};
 
 /// What a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,67 +58,6 @@ pub enum Kind {
     Batch,
     /// JSON, but no JSON-RPC message.
     Opaque,
-}
-
-/// Where a container stands, as far as anything in it matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Place {
-    Elsewhere,
-    Batch,
-    Message,
-    Params,
-    Meta,
-    Result,
-    Task,
-}
-
-/// Keys that matter, each at its place. The number is its bit in `seen`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Key {
-    Jsonrpc,
-    Method,
-    Id,
-    Params,
-    Result,
-    Error,
-    Name,
-    Uri,
-    TaskId,
-    ProtocolVersion,
-    RequestState,
-    RequestId,
-    Meta,
-    MetaVersion,
-    Task,
-    ResultState,
-    ResultTaskId,
-    TaskTaskId,
-}
-
-fn key_at(place: Place, key: &[u8]) -> Option<(Key, &'static str)> {
-    Some(match (place, key) {
-        (Place::Message, b"jsonrpc") => (Key::Jsonrpc, "jsonrpc"),
-        (Place::Message, b"method") => (Key::Method, "method"),
-        (Place::Message, b"id") => (Key::Id, "id"),
-        (Place::Message, b"params") => (Key::Params, "params"),
-        (Place::Message, b"result") => (Key::Result, "result"),
-        (Place::Message, b"error") => (Key::Error, "error"),
-        (Place::Params, b"name") => (Key::Name, "params.name"),
-        (Place::Params, b"uri") => (Key::Uri, "params.uri"),
-        (Place::Params, b"taskId") => (Key::TaskId, "params.taskId"),
-        (Place::Params, b"protocolVersion") => (Key::ProtocolVersion, "params.protocolVersion"),
-        (Place::Params, b"requestState") => (Key::RequestState, "params.requestState"),
-        (Place::Params, b"requestId") => (Key::RequestId, "params.requestId"),
-        (Place::Params, b"_meta") => (Key::Meta, "params._meta"),
-        (Place::Meta, key) if key == PROTOCOL_VERSION_META.as_bytes() => (Key::MetaVersion, PROTOCOL_VERSION_META),
-        (Place::Result, b"requestState") => (Key::ResultState, "result.requestState"),
-        (Place::Result, b"taskId") => (Key::ResultTaskId, "result.taskId"),
-        (Place::Result, b"task") => (Key::Task, "result.task"),
-        (Place::Task, b"taskId") => (Key::TaskTaskId, "result.task.taskId"),
-        _ => return None,
-    })
 }
 
 /// What the next byte may be.
@@ -129,12 +75,18 @@ enum State {
     String,
     Escape,
     /// Hexadecimal digits of `\u` still to come, and the value so far.
-    Unicode { left: u8, value: u16 },
+    Unicode {
+        left: u8,
+        value: u16,
+    },
     /// A high surrogate wants `\`, then `u`.
     LowBackslash,
     LowU,
     Number(Number),
-    Literal { text: &'static [u8], at: u8 },
+    Literal {
+        text: &'static [u8],
+        at: u8,
+    },
     Done,
 }
 
@@ -156,9 +108,15 @@ enum Sink {
     Nothing,
     Key,
     /// Decoded into the arena.
-    Text { max: usize, what: &'static str },
+    Text {
+        max: usize,
+        what: &'static str,
+    },
     /// As received, into the arena.
-    Raw { max: usize, what: &'static str },
+    Raw {
+        max: usize,
+        what: &'static str,
+    },
     Hash,
 }
 
@@ -536,164 +494,6 @@ impl Peek {
         }
     }
 
-    // --- strings -----------------------------------------------------------------------------------------------------
-
-    /// A run of a string up to its end, an escape, or the end of the piece; how many bytes that was.
-    fn string(&mut self, bytes: &[u8]) -> Result<usize, PeekError> {
-        let stop = memchr::memchr2(b'"', b'\\', bytes);
-        let run = &bytes[..stop.unwrap_or(bytes.len())];
-        self.check_text(run, stop.is_some())?;
-        self.keep(run)?;
-        match stop.map(|at| bytes[at]) {
-            Some(b'"') => self.end_string()?,
-            Some(_) => self.state = State::Escape,
-            None => {}
-        }
-        Ok(run.len() + usize::from(stop.is_some()))
-    }
-
-    /// No control characters, and valid UTF-8 over the ends of pieces.
-    fn check_text(&mut self, run: &[u8], ends: bool) -> Result<(), PeekError> {
-        if run.iter().any(|&byte| byte < 0x20) {
-            return Err(Grammar("a control character in a string"));
-        }
-        if self.partial_len == 0 && run.is_ascii() {
-            return Ok(());
-        }
-        let mut rest = run;
-        while self.partial_len > 0 {
-            let Some((&byte, after)) = rest.split_first() else { break };
-            rest = after;
-            self.partial[usize::from(self.partial_len)] = byte;
-            self.partial_len += 1;
-            match std::str::from_utf8(&self.partial[..usize::from(self.partial_len)]) {
-                Ok(_) => self.partial_len = 0,
-                Err(error) if error.error_len().is_none() => {}
-                Err(_) => return Err(Grammar("not UTF-8")),
-            }
-        }
-        if let Err(error) = std::str::from_utf8(rest) {
-            if error.error_len().is_some() {
-                return Err(Grammar("not UTF-8"));
-            }
-            let cut = &rest[error.valid_up_to()..];
-            self.partial[..cut.len()].copy_from_slice(cut);
-            self.partial_len = cut.len() as u8;
-        }
-        if ends && self.partial_len > 0 { Err(Grammar("not UTF-8")) } else { Ok(()) }
-    }
-
-    fn escape(&mut self, byte: u8) -> Result<(), PeekError> {
-        if let Sink::Raw { .. } = self.sink {
-            if self.state == State::Escape {
-                self.keep(b"\\")?;
-            }
-            self.keep(&[byte])?;
-        }
-        match self.state {
-            State::Escape => {
-                let plain = match byte {
-                    b'"' | b'\\' | b'/' => byte,
-                    b'b' => 8,
-                    b'f' => 12,
-                    b'n' => b'\n',
-                    b'r' => b'\r',
-                    b't' => b'\t',
-                    b'u' => {
-                        self.state = State::Unicode { left: 4, value: 0 };
-                        return Ok(());
-                    }
-                    _ => return Err(Grammar("escape")),
-                };
-                self.state = State::String;
-                self.keep_decoded(&[plain])
-            }
-            State::Unicode { left, value } => {
-                let digit = (byte as char).to_digit(16).ok_or(Grammar("escape"))?;
-                let value = value << 4 | digit as u16;
-                if left > 1 {
-                    self.state = State::Unicode { left: left - 1, value };
-                    return Ok(());
-                }
-                self.unicode(value)
-            }
-            State::LowBackslash if byte == b'\\' => {
-                if let Sink::Raw { .. } = self.sink {}
-                self.state = State::LowU;
-                Ok(())
-            }
-            State::LowU if byte == b'u' => {
-                self.state = State::Unicode { left: 4, value: 0 };
-                Ok(())
-            }
-            _ => Err(Grammar("a lone surrogate")),
-        }
-    }
-
-    fn unicode(&mut self, value: u16) -> Result<(), PeekError> {
-        let high = std::mem::take(&mut self.high_surrogate);
-        let scalar = match (high, value) {
-            (0, 0xd800..=0xdbff) => {
-                self.high_surrogate = value;
-                self.state = State::LowBackslash;
-                return Ok(());
-            }
-            (0, 0xdc00..=0xdfff) => return Err(Grammar("a lone surrogate")),
-            (0, plain) => u32::from(plain),
-            (high, 0xdc00..=0xdfff) => 0x10000 + ((u32::from(high) - 0xd800) << 10) + (u32::from(value) - 0xdc00),
-            _ => return Err(Grammar("a lone surrogate")),
-        };
-        self.state = State::String;
-        let mut utf8 = [0; 4];
-        let text = char::from_u32(scalar).ok_or(Grammar("escape"))?.encode_utf8(&mut utf8);
-        self.keep_decoded(text.as_bytes())
-    }
-
-    fn end_string(&mut self) -> Result<(), PeekError> {
-        if !self.in_key {
-            if let Sink::Raw { .. } = self.sink {
-                self.arena.push(b'"');
-            }
-            return self.end_scalar();
-        }
-        self.in_key = false;
-        self.state = State::Colon;
-        self.current = None;
-        if self.sink == Sink::Key
-            && !self.key_overflow
-            && let Some((key, spelled)) = key_at(self.place(), &self.key)
-        {
-            if self.has(key) {
-                return Err(Duplicate(spelled));
-            }
-            self.seen |= 1 << key as u32;
-            self.current = Some(key);
-        }
-        Ok(())
-    }
-
-    // --- numbers -----------------------------------------------------------------------------------------------------
-
-    fn number(&mut self, number: Number, byte: u8) -> Result<usize, PeekError> {
-        let next = match (number, byte) {
-            (Number::Minus, b'0') => Number::Zero,
-            (Number::Minus, b'1'..=b'9') | (Number::Integer, b'0'..=b'9') => Number::Integer,
-            (Number::Zero | Number::Integer, b'.') => Number::Point,
-            (Number::Point | Number::Fraction, b'0'..=b'9') => Number::Fraction,
-            (Number::Zero | Number::Integer | Number::Fraction, b'e' | b'E') => Number::Exponent,
-            (Number::Exponent, b'+' | b'-') => Number::ExponentSign,
-            (Number::Exponent | Number::ExponentSign | Number::ExponentDigits, b'0'..=b'9') => Number::ExponentDigits,
-            _ if ends_a_number(number) => {
-                self.end_scalar()?;
-                return Ok(0);
-            }
-            _ => return Err(Grammar("number")),
-        };
-        self.keep(&[byte])?;
-        self.state = State::Number(next);
-        Ok(1)
-    }
-
     // --- what is kept ------------------------------------------------------------------------------------------------
 
     fn begin_capture(&mut self, string: bool) {
@@ -801,143 +601,4 @@ fn finish_hash(mut hash: u64) -> u64 {
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash ^ (hash >> 33)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn peek(body: &[u8]) -> Result<Peek, PeekError> {
-        let mut peek = Peek::new();
-        peek.feed(body)?;
-        peek.finish()?;
-        Ok(peek)
-    }
-
-    #[test]
-    fn finds_what_routing_needs_whatever_the_order() {
-        let body = br#" {"params":{"arguments":{"method":"x","name":[1]},"name":"a\u0064d","_meta":{"progressToken":1,
-            "io.modelcontextprotocol/protocolVersion":"2026-07-28"}},"method":"tools/call","id":"\u00e9-1","jsonrpc":"2.0"} "#;
-        let found = peek(body).unwrap();
-        assert_eq!(found.kind(), Kind::Request);
-        assert_eq!(found.method(), Some(b"tools/call".as_slice()));
-        assert_eq!(found.name(), Some(b"add".as_slice()));
-        assert_eq!(found.id(), Some(br#""\u00e9-1""#.as_slice()));
-        assert_eq!(found.protocol_version(), Some(b"2026-07-28".as_slice()));
-        assert!(found.is_modern());
-    }
-
-    #[test]
-    fn tells_kinds_apart() {
-        let kind = |body: &str| peek(body.as_bytes()).unwrap().kind();
-        assert_eq!(kind(r#"{"jsonrpc":"2.0","method":"ping","id":null}"#), Kind::Request);
-        assert_eq!(kind(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#), Kind::Notification);
-        assert_eq!(kind(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#), Kind::Response);
-        assert_eq!(kind(r#"[{"jsonrpc":"2.0","method":"a"},{"jsonrpc":"2.0","method":"a"}]"#), Kind::Batch);
-        assert_eq!(kind(r#"{"client_name":"x","id":{}}"#), Kind::Opaque);
-        assert_eq!(kind("12.5e-1"), Kind::Opaque);
-        assert!(peek(br#"[{"jsonrpc":"2.0","method":"initialize","id":1}]"#).unwrap().batch_has_initialize());
-    }
-
-    #[test]
-    fn routing_keys_may_stand_only_once_also_with_escapes() {
-        for body in [
-            r#"{"jsonrpc":"2.0","method":"a","m\u0065thod":"b","id":1}"#,
-            r#"{"jsonrpc":"2.0","id":1,"id":1,"method":"a"}"#,
-            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}"#,
-            r#"{"jsonrpc":"2.0","params":{},"params":{}}"#,
-            r#"[{"method":"a","method":"b"}]"#,
-            r#"{"params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"1","io.modelcontextprotocol\/protocolVersion":"2"}}}"#,
-        ] {
-            let error = peek(body.as_bytes()).unwrap_err();
-            assert!(matches!(error, Duplicate(_)), "{body}: {error}");
-            assert_eq!(error.code(), -32600);
-        }
-        // The same names elsewhere are nobody's business.
-        peek(br#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"arguments":{"name":1,"name":2}}}"#).unwrap();
-        peek(br#"[{"method":"a","id":1},{"method":"a","id":1}]"#).unwrap();
-    }
-
-    #[test]
-    fn wrong_types_are_refused_in_json_rpc_only() {
-        assert_eq!(peek(br#"{"jsonrpc":"2.0","method":1}"#).unwrap_err(), PeekError::Type("method"));
-        assert_eq!(peek(br#"{"id":[],"jsonrpc":"2.0","method":"a"}"#).unwrap_err(), PeekError::Type("id"));
-        assert_eq!(peek(br#"{"id":true,"jsonrpc":"2.0"}"#).unwrap_err(), PeekError::Type("id"));
-        peek(br#"{"id":[]}"#).unwrap();
-    }
-
-    #[test]
-    fn bounds_hold() {
-        let long = format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, "m".repeat(257));
-        assert_eq!(peek(long.as_bytes()).unwrap_err(), TooLong("method"));
-        let deep = [b"[".repeat(129), b"]".repeat(129)].concat();
-        assert!(peek(&deep).is_err());
-        peek(&deep[1..257]).unwrap();
-    }
-
-    #[test]
-    fn the_same_state_hashes_alike_in_request_and_answer() {
-        let request = peek(br#"{"params":{"requestState":"a\u0062c","taskId":"t"},"method":"tasks/get"}"#).unwrap();
-        let answer = peek(br#"{"result":{"requestState":"abc","task":{"taskId":"t"}}}"#).unwrap();
-        assert!(request.request_state().is_some());
-        assert_eq!(request.request_state(), answer.request_state());
-        assert_eq!(request.task_id_hash(), answer.task_id_hash());
-        assert_eq!(request.name(), Some(b"t".as_slice()));
-    }
-
-    fn agrees_with_serde(body: &[u8]) {
-        let ours = peek(body);
-        let theirs = serde_json::from_slice::<serde_json::Value>(body);
-        match (&ours, &theirs) {
-            (Ok(_), Ok(_)) | (Err(_), Err(_)) | (Err(Duplicate(_) | TooLong(_) | PeekError::Type(_)), _) => {}
-            // Numbers beyond f64 are grammar to us and out of range to a tree.
-            (Ok(_), Err(error)) if error.to_string().contains("out of range") => {}
-            _ => panic!("{:?}: ours {:?}, serde_json {theirs:?}", String::from_utf8_lossy(body), ours.err()),
-        }
-    }
-
-    #[test]
-    fn agrees_with_serde_json_on_what_is_json() {
-        for body in [
-            "", " ", "{}", "[]", "[1,]", "{,}", r#"{"a"}"#, r#"{"a":}"#, r#"{"a":1,}"#, "01", "-", "-0", "1.", "1.e1",
-            "1e", "1e+", "1e+5", "tru", "true", "nullx", r#""\ud83d\ude00""#, r#""\ud83d""#, r#""\ude00""#, r#""\x""#,
-            r#""\u12g4""#, "\"\u{7f}é😀\"", "\"\t\"", "[1 2]", "{\"a\":1 \"b\":2}", "[[]", "]", "1 1", "\u{feff}{}",
-            r#"{"a":[{"b":[null,false,-1.5E+10]}]}"#,
-        ] {
-            agrees_with_serde(body.as_bytes());
-        }
-        for body in [b"\"\xff\"".as_slice(), b"\"\xc3\"", b"\"\xe2\x82\"", b"\"\xed\xa0\x80\"", b"\"\xc3\\n\""] {
-            agrees_with_serde(body);
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_chunking_gives_the_same_result(
-            body in proptest::collection::vec(proptest::sample::select(PIECES), 0..24),
-            cuts in proptest::collection::vec(0usize..200, 0..12),
-        ) {
-            let body = body.concat();
-            let whole = peek(body.as_bytes());
-            let mut pieces = Peek::new();
-            let mut ends: Vec<usize> = cuts.iter().map(|&cut| cut.min(body.len())).chain([0, body.len()]).collect();
-            ends.sort_unstable();
-            let fed = ends.windows(2).try_for_each(|w| pieces.feed(&body.as_bytes()[w[0]..w[1]]));
-            let result = fed.and_then(|()| pieces.finish());
-            proptest::prop_assert_eq!(whole.as_ref().map(|_| ()).map_err(|e| *e), result);
-            if let Ok(whole) = whole {
-                proptest::prop_assert_eq!(whole.method(), pieces.method());
-                proptest::prop_assert_eq!(whole.id(), pieces.id());
-                proptest::prop_assert_eq!(whole.name(), pieces.name());
-                proptest::prop_assert_eq!(whole.request_state(), pieces.request_state());
-            }
-            agrees_with_serde(body.as_bytes());
-        }
-    }
-
-    const PIECES: &[&str] = &[
-        "{", "}", "[", "]", ",", ":", "\"", "\"method\":", "\"id\":", "\"params\":{", "\"name\":", "\"jsonrpc\":\"2.0\",",
-        "\"a\\u00e9\\ud83d\\ude00\"", "\"é😀\"", "1", "-0.5e3", "null", "true", " ", "\"tools/call\"", "\\u0041", "\\",
-        "\"_meta\":{\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\"}", "\"requestState\":\"x\"",
-    ];
 }
