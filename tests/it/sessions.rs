@@ -18,6 +18,7 @@ on_both_drivers!(
     keeps_sessions_with_an_open_stream,
     loses_no_session_to_kill_9,
     loses_no_session_in_twenty_rounds_of_kill_9,
+    leads_two_hundred_sessions_to_two_replicas_also_across_kill_9,
     refuses_new_sessions_on_a_full_disk_and_loses_none,
     refuses_a_second_server_on_one_store,
     puts_a_damaged_store_aside,
@@ -208,6 +209,35 @@ fn loses_no_session_in_twenty_rounds_of_kill_9(driver: &str) {
         seen.extend(told.iter());
     }
     assert!(seen.len() >= 20);
+}
+
+fn leads_two_hundred_sessions_to_two_replicas_also_across_kill_9(driver: &str) {
+    let (a, b) = (session_server("a"), session_server("b"));
+    let directory = tempfile::tempdir().unwrap();
+    let start = || {
+        let second = format!("http://{}", b.address);
+        persistent(driver, &a, directory.path()).upstream(&second).start()
+    };
+    let result = |proxy: &Proxy, id: &str| {
+        let answer = call(&mut proxy.connect(), id);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["result"].as_str().unwrap().to_owned()
+    };
+    let mut proxy = start();
+    let ids: Vec<String> = (0..200).map(|_| begin_session(&mut proxy.connect())).collect();
+    let first: Vec<String> = ids.iter().map(|id| result(&proxy, id)).collect();
+    proxy.signal("KILL");
+    proxy.wait();
+    let proxy = start();
+    let mut homes = std::collections::BTreeSet::new();
+    for (id, first) in ids.iter().zip(&first) {
+        let (home, count) = first.split_once(' ').unwrap();
+        assert_eq!(count, "1");
+        // The same replica, the same session of it, one call later.
+        assert_eq!(result(&proxy, id), format!("{home} 2"));
+        assert!(homes.insert(home.to_owned()), "two sessions share {home}");
+    }
+    assert_eq!(homes.iter().filter(|home| home.starts_with("b-")).count(), 100);
 }
 
 fn begin_until_it_dies(address: std::net::SocketAddr, tell: &std::sync::mpsc::Sender<String>) {
