@@ -36,8 +36,13 @@ async def serve(queue, seconds: int) -> None:
     await server.serve_forever()
 
 
+def raise_limit() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def upstream(queue, seconds: int) -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (65536, 65536))
+    raise_limit()
     asyncio.run(serve(queue, seconds))
 
 
@@ -97,7 +102,7 @@ def main() -> None:
     parser.add_argument("--driver", default="auto")
     parser.add_argument("--binary", default="target/release/shadowcat")
     options = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (65536, 65536))
+    raise_limit()
     queue = multiprocessing.Queue()
     server = multiprocessing.Process(target=upstream, args=(queue, options.seconds), daemon=True)
     server.start()

@@ -34,6 +34,7 @@ struct Server {
 
 impl Server {
     /// Wait for the line that contains `marker`; the address is what `pick` finds in it.
+    #[expect(clippy::zombie_processes, reason = "it is waited for when the server is dropped")]
     fn start(mut command: Command, marker: &str) -> Server {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (tell, told) = channel();

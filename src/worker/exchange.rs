@@ -125,9 +125,14 @@ async fn story(
     let begun = Instant::now();
     let plan = &view.view.plan;
     let Scratch { head, peek, answer } = scratch;
-    let head_bytes = std::mem::take(input);
-    let request = guard::admit(plan, client, head, &head_bytes.bytes()[..head.len])?;
-    let following = split_off(&head_bytes, head.len);
+    // The head is kept for as long as the exchange lasts, the large buffer is not.
+    let mut following = std::mem::take(input);
+    let head_bytes = Buffer::head(&following.bytes()[..head.len]);
+    following.consume(head.len);
+    if following.is_empty() {
+        following = Buffer::default();
+    }
+    let request = guard::admit(plan, client, head, head_bytes.bytes())?;
     if let Some(page) = local::find(worker, &request) {
         let keep = local::answer(worker, view, client, &request, page).await;
         *input = following;
@@ -165,16 +170,6 @@ async fn story(
         }
         return Ok(end.after);
     }
-}
-
-/// What follows the head in its buffer, in a buffer of its own.
-fn split_off(head_bytes: &Buffer, head_len: usize) -> Buffer {
-    if head_bytes.len() == head_len {
-        return Buffer::default();
-    }
-    let mut following = Buffer::small();
-    following.vec().extend_from_slice(&head_bytes.bytes()[head_len..]);
-    following
 }
 
 /// The request on its way to an upstream, perhaps more than once.

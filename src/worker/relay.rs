@@ -262,7 +262,7 @@ pub async fn answer_head(
             None => exchange.upstream_timeout(),
             Some(begun) => exchange.upstream_timeout().saturating_sub(Instant::elapsed(&begun)),
         };
-        begun.get_or_insert_with(|| exchange.begun);
+        begun.get_or_insert(exchange.begun);
         let limit = Some(patience(left, exchange.deadline));
         let silent = interims == 0 && buffer.is_none();
         let have = buffer.take();
