@@ -28,6 +28,8 @@ pub enum Seen {
 
 pub struct Opening {
     held: Vec<u8>,
+    /// A comment was passed on as far as it came.
+    in_comment: bool,
     upstream: usize,
     reserved: Option<Reservation>,
     begun: std::rc::Rc<std::cell::Cell<Option<SessionId>>>,
@@ -46,7 +48,7 @@ impl Inspect {
         reserved: Option<Reservation>,
         begun: std::rc::Rc<std::cell::Cell<Option<SessionId>>>,
     ) -> Inspect {
-        Inspect::Endpoint(Opening { held: Vec::new(), upstream, reserved, begun })
+        Inspect::Endpoint(Opening { held: Vec::new(), in_comment: false, upstream, reserved, begun })
     }
 
     pub fn state(upstream: usize, is_stream: bool) -> Inspect {
@@ -78,25 +80,38 @@ impl Inspect {
 }
 
 impl Opening {
-    /// Pass on what is whole. Comments and empty events may come first; the first event that says anything decides, and
-    /// nobody could have acted on it before its blank line.
+    /// Pass on what cannot be part of an `endpoint` event, at once; hold back what can, up to its blank line, before
+    /// which nobody acts on it. `true`: it is decided, and everything was passed on.
     async fn take_blocks(&mut self, exchange: &Exchange<'_>, last: bool, out: &mut Vec<u8>) -> Result<bool, Refusal> {
-        while let Some(end) = sse::block_end(&self.held) {
-            let rest = self.held.split_off(end);
-            let block = std::mem::replace(&mut self.held, rest);
-            if !says_anything(&block) {
-                out.extend_from_slice(&block);
-                continue;
+        loop {
+            let line_end = self.held.iter().position(|b| matches!(b, b'\r' | b'\n'));
+            match self.held.first() {
+                None => return Ok(last),
+                _ if self.in_comment => {
+                    let through = line_end.map_or(self.held.len(), |at| at + 1);
+                    self.in_comment = line_end.is_none();
+                    out.extend(self.held.drain(..through));
+                }
+                Some(b':') => self.in_comment = true,
+                Some(b'\r' | b'\n') => out.extend(self.held.drain(..1)),
+                // `event`, `id`, `retry` and a byte order mark may come before the data of an endpoint.
+                Some(_) if !last && may_name_an_endpoint(&self.held) => {
+                    let Some(end) = sse::block_end(&self.held) else { return Ok(false) };
+                    let rest = self.held.split_off(end);
+                    let block = std::mem::replace(&mut self.held, rest);
+                    if says_anything(&block) {
+                        self.open(exchange, &block, out).await?;
+                        out.append(&mut self.held);
+                        return Ok(true);
+                    }
+                    out.extend_from_slice(&block);
+                }
+                Some(_) => {
+                    out.append(&mut self.held);
+                    return Ok(true);
+                }
             }
-            self.open(exchange, &block, out).await?;
-            out.append(&mut self.held);
-            return Ok(true);
         }
-        if last || self.held.len() > ENDPOINT_BYTES_MAX {
-            out.append(&mut self.held);
-            return Ok(true);
-        }
-        Ok(false)
     }
 
     /// The first event, with our id in the place of upstream's if it begins a session.
@@ -118,6 +133,19 @@ impl Opening {
         out.extend_from_slice(&block[span.end..]);
         Ok(())
     }
+}
+
+/// Whether an unfinished block may be an `endpoint` event: not if its data is a JSON message, as in all later streams.
+fn may_name_an_endpoint(held: &[u8]) -> bool {
+    let known = held.len().min(b"data:".len());
+    let begins_well = match held[0] {
+        b'd' => {
+            held[..known] == b"data:"[..known]
+                && matches!(held[known..].trim_ascii_start().first(), None | Some(b'/' | b'h'))
+        }
+        first => matches!(first, b'e' | b'i' | b'r' | 0xef),
+    };
+    begins_well && held.len() <= ENDPOINT_BYTES_MAX
 }
 
 /// Whether a block is an event, rather than comments or fields that nobody acts on.

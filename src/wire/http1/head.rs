@@ -169,11 +169,8 @@ impl RequestHead {
     pub fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Progress, HeadError> {
         // One empty line before a request line is tolerated (RFC 9112 section 2.2).
         let skip = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
-        if self.searched == 0 {
-            check_start(&bytes[skip..], limits)?;
-        }
+        check_start(&bytes[skip..], limits)?;
         let Some(end) = find_end(bytes, skip, &mut self.searched, limits.head_bytes)? else {
-            check_start(&bytes[skip..], limits)?;
             return Ok(Progress::Incomplete);
         };
         let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
