@@ -154,7 +154,8 @@ fn variables_are_expanded_in_parsed_text() {
 
 #[test]
 fn flags_win_over_the_environment_that_over_the_file_that_over_the_defaults() {
-    let (_keep, path) = text_file("[proxy]\nbind = \"127.0.0.1:1001\"\n[session]\ntimeout = 11\n[pool]\nmax_size = 3\n");
+    let (_keep, path) =
+        text_file("[proxy]\nbind = \"127.0.0.1:1001\"\n[session]\ntimeout = 11\n[pool]\nmax_size = 3\n");
     let mut sources = Sources {
         file: Some(path),
         environment: environment(&[
@@ -172,7 +173,11 @@ fn flags_win_over_the_environment_that_over_the_file_that_over_the_defaults() {
     assert_eq!(loaded.plan.session.max_sessions, 10_000);
     let names: Vec<&str> = loaded.plan.upstreams.iter().map(|u| u.name.as_str()).collect();
     assert_eq!(names, ["a:1", "b:2"]);
-    assert!(loaded.warnings.iter().any(|w| w.contains("did you mean SHADOWCAT_SESSION_TIMEOUT")), "{:?}", loaded.warnings);
+    assert!(
+        loaded.warnings.iter().any(|w| w.contains("did you mean SHADOWCAT_SESSION_TIMEOUT")),
+        "{:?}",
+        loaded.warnings
+    );
 
     sources.flags = vec![("proxy.bind".into(), "127.0.0.1:1003".into(), "--bind".into())];
     sources.upstreams = vec!["http://c:3".into()];
@@ -189,7 +194,10 @@ fn what_contradicts_itself_is_refused() {
     for (text, expected) in [
         ("[proxy]\nworker_threads = 2\n[performance]\nworker_threads = 3\n", "are one setting and differ"),
         ("[rate_limit]\nenabled = false\nglobal = 1\nglobal_limit = 2\n", "write one of them"),
-        ("[[upstreams]]\nname=\"a\"\nurl=\"http://x\"\n[[upstreams]]\nname=\"a\"\nurl=\"http://y\"\n", "two upstreams are named `a`"),
+        (
+            "[[upstreams]]\nname=\"a\"\nurl=\"http://x\"\n[[upstreams]]\nname=\"a\"\nurl=\"http://y\"\n",
+            "two upstreams are named `a`",
+        ),
         ("[[upstreams]]\nname=\"a\"\n", "without its `url`"),
         ("[[upstreams]]\nurl=\"http://x\"\nca_path=\"/x\"\n", "only an https://"),
         ("[tls]\ncert_path = \"/x\"\n", "needed together"),

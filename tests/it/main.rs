@@ -1,0 +1,6 @@
+//! Black-box tests over the real binary: raw bytes in, raw bytes out, on both I/O drivers.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod http1;
