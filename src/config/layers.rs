@@ -50,7 +50,9 @@ impl Origin {
         let problem = Problem::new(message);
         match self {
             Origin::File(source, span) => Problem { place: Some((source.clone(), span.clone())), ..problem },
-            Origin::Flag(name) | Origin::Variable(name) => Problem { message: format!("{name}: {}", problem.message), ..problem },
+            Origin::Flag(name) | Origin::Variable(name) => {
+                Problem { message: format!("{name}: {}", problem.message), ..problem }
+            }
         }
     }
 }
@@ -224,9 +226,9 @@ impl Reader<'_> {
             DeValue::Float(number) => Raw::Number(number.as_str().to_owned()),
             DeValue::Boolean(value) => Raw::Bool(*value),
             DeValue::Datetime(time) => Raw::Text(time.to_string()),
-            DeValue::Array(items) => Raw::List(
-                items.iter().map(|item| self.raw(item).map(|raw| raw.text())).collect::<Option<_>>()?,
-            ),
+            DeValue::Array(items) => {
+                Raw::List(items.iter().map(|item| self.raw(item).map(|raw| raw.text())).collect::<Option<_>>()?)
+            }
             DeValue::Table(pairs) => Raw::Attributes(
                 pairs
                     .iter()

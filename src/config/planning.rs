@@ -194,7 +194,10 @@ impl Reader<'_> {
                 filter = good.join(",");
             }
         } else if !filter.split(',').all(is_directive) {
-            self.blame("logging.level", format!("`{filter}` is no level: error, warn, info, debug, trace, or a filter"));
+            self.blame(
+                "logging.level",
+                format!("`{filter}` is no level: error, warn, info, debug, trace, or a filter"),
+            );
         }
         let format = if self.text("logging.format") == "json" { LogFormat::Json } else { LogFormat::Human };
         let output = match self.text("logging.output").as_str() {
@@ -336,7 +339,8 @@ fn is_directive(text: &str) -> bool {
     let level = text.rsplit('=').next().unwrap_or(text).trim();
     let known = ["off", "error", "warn", "info", "debug", "trace"].iter().any(|name| level.eq_ignore_ascii_case(name));
     let target = text.split_once('=').map(|(target, _)| target.trim());
-    let plain = |target: &str| !target.is_empty() && target.chars().all(|c| c.is_alphanumeric() || "_:-[]{}".contains(c));
+    let plain =
+        |target: &str| !target.is_empty() && target.chars().all(|c| c.is_alphanumeric() || "_:-[]{}".contains(c));
     known && target.is_none_or(plain)
 }
 

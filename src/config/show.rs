@@ -58,7 +58,8 @@ fn literal(kind: Kind, raw: &Raw) -> String {
         Kind::List => format!("[{}]", raw.list().iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ")),
         Kind::Attributes => match raw {
             Raw::Attributes(pairs) => {
-                let pairs: Vec<String> = pairs.iter().map(|(key, value)| format!("{} = {}", quoted(key), quoted(value))).collect();
+                let pairs: Vec<String> =
+                    pairs.iter().map(|(key, value)| format!("{} = {}", quoted(key), quoted(value))).collect();
                 format!("{{ {} }}", pairs.join(", "))
             }
             _ => "{}".into(),

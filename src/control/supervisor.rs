@@ -50,7 +50,14 @@ enum Event {
 ///
 /// # Errors
 /// The address is in use or cannot be bound (`io::Error` with its kind), TLS settings, a driver that cannot be had.
-pub fn serve(plan: Arc<Plan>, store: Store, durations: Arc<Histogram>, started: Instant, faults: bool, listening: impl FnOnce(SocketAddr)) -> anyhow::Result<Outcome> {
+pub fn serve(
+    plan: Arc<Plan>,
+    store: Store,
+    durations: Arc<Histogram>,
+    started: Instant,
+    faults: bool,
+    listening: impl FnOnce(SocketAddr),
+) -> anyhow::Result<Outcome> {
     let (address, listeners) = listener::bind(plan.bind, plan.workers)?;
     let view = publish::first_view(plan.clone()).map_err(anyhow::Error::msg)?;
     let registry: Arc<Registry> = Arc::default();

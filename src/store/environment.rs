@@ -80,12 +80,7 @@ impl Environment {
         opened
     }
 
-    fn open_in(
-        path: &Path,
-        map_bytes: usize,
-        flags: EnvFlags,
-        lock: Option<File>,
-    ) -> Result<Environment, OpenError> {
+    fn open_in(path: &Path, map_bytes: usize, flags: EnvFlags, lock: Option<File>) -> Result<Environment, OpenError> {
         let lmdb = |error: heed::Error| OpenError::Lmdb { path: path.display().to_string(), error: error.to_string() };
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(map_bytes).max_readers(READERS_MAX).max_dbs(4);
@@ -126,7 +121,8 @@ impl Environment {
     /// Sessions from `from` on (all from the start if `None`), at most `limit`, and where to go on.
     pub fn scan(&self, from: Option<SessionId>, limit: usize) -> heed::Result<Vec<(SessionId, Option<Record>)>> {
         let txn = self.env.read_txn()?;
-        let start = from.as_ref().map_or(std::ops::Bound::Unbounded, |id| std::ops::Bound::Excluded(&id.as_bytes()[..]));
+        let start =
+            from.as_ref().map_or(std::ops::Bound::Unbounded, |id| std::ops::Bound::Excluded(&id.as_bytes()[..]));
         let range = (start, std::ops::Bound::Unbounded);
         let mut found = Vec::new();
         for item in self.sessions.range(&txn, &range)?.take(limit) {

@@ -79,9 +79,13 @@ pub enum Place {
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("the session store {path} is in use by another server (pid {pid}); give this one a session.database_path of its own")]
+    #[error(
+        "the session store {path} is in use by another server (pid {pid}); give this one a session.database_path of its own"
+    )]
     InUse { path: String, pid: String },
-    #[error("the session store {path} is damaged ({why}); the damaged file is kept as {kept}; starting again begins with an empty store")]
+    #[error(
+        "the session store {path} is damaged ({why}); the damaged file is kept as {kept}; starting again begins with an empty store"
+    )]
     Damaged { path: String, why: String, kept: String },
     #[error("the session store {path}: {error}")]
     Io { path: String, error: io::Error },

@@ -129,12 +129,18 @@ enum State {
     String,
     Escape,
     /// Hexadecimal digits of `\u` still to come, and the value so far.
-    Unicode { left: u8, value: u16 },
+    Unicode {
+        left: u8,
+        value: u16,
+    },
     /// A high surrogate wants `\`, then `u`.
     LowBackslash,
     LowU,
     Number(Number),
-    Literal { text: &'static [u8], at: u8 },
+    Literal {
+        text: &'static [u8],
+        at: u8,
+    },
     Done,
 }
 
@@ -156,9 +162,15 @@ enum Sink {
     Nothing,
     Key,
     /// Decoded into the arena.
-    Text { max: usize, what: &'static str },
+    Text {
+        max: usize,
+        what: &'static str,
+    },
     /// As received, into the arena.
-    Raw { max: usize, what: &'static str },
+    Raw {
+        max: usize,
+        what: &'static str,
+    },
     Hash,
 }
 
@@ -899,9 +911,39 @@ mod tests {
     #[test]
     fn agrees_with_serde_json_on_what_is_json() {
         for body in [
-            "", " ", "{}", "[]", "[1,]", "{,}", r#"{"a"}"#, r#"{"a":}"#, r#"{"a":1,}"#, "01", "-", "-0", "1.", "1.e1",
-            "1e", "1e+", "1e+5", "tru", "true", "nullx", r#""\ud83d\ude00""#, r#""\ud83d""#, r#""\ude00""#, r#""\x""#,
-            r#""\u12g4""#, "\"\u{7f}é😀\"", "\"\t\"", "[1 2]", "{\"a\":1 \"b\":2}", "[[]", "]", "1 1", "\u{feff}{}",
+            "",
+            " ",
+            "{}",
+            "[]",
+            "[1,]",
+            "{,}",
+            r#"{"a"}"#,
+            r#"{"a":}"#,
+            r#"{"a":1,}"#,
+            "01",
+            "-",
+            "-0",
+            "1.",
+            "1.e1",
+            "1e",
+            "1e+",
+            "1e+5",
+            "tru",
+            "true",
+            "nullx",
+            r#""\ud83d\ude00""#,
+            r#""\ud83d""#,
+            r#""\ude00""#,
+            r#""\x""#,
+            r#""\u12g4""#,
+            "\"\u{7f}é😀\"",
+            "\"\t\"",
+            "[1 2]",
+            "{\"a\":1 \"b\":2}",
+            "[[]",
+            "]",
+            "1 1",
+            "\u{feff}{}",
             r#"{"a":[{"b":[null,false,-1.5E+10]}]}"#,
         ] {
             agrees_with_serde(body.as_bytes());
@@ -936,8 +978,29 @@ mod tests {
     }
 
     const PIECES: &[&str] = &[
-        "{", "}", "[", "]", ",", ":", "\"", "\"method\":", "\"id\":", "\"params\":{", "\"name\":", "\"jsonrpc\":\"2.0\",",
-        "\"a\\u00e9\\ud83d\\ude00\"", "\"é😀\"", "1", "-0.5e3", "null", "true", " ", "\"tools/call\"", "\\u0041", "\\",
-        "\"_meta\":{\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\"}", "\"requestState\":\"x\"",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"",
+        "\"method\":",
+        "\"id\":",
+        "\"params\":{",
+        "\"name\":",
+        "\"jsonrpc\":\"2.0\",",
+        "\"a\\u00e9\\ud83d\\ude00\"",
+        "\"é😀\"",
+        "1",
+        "-0.5e3",
+        "null",
+        "true",
+        " ",
+        "\"tools/call\"",
+        "\\u0041",
+        "\\",
+        "\"_meta\":{\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\"}",
+        "\"requestState\":\"x\"",
     ];
 }

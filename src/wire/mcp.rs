@@ -61,12 +61,7 @@ pub fn check_headers(
     compare(header::NAME, name, peek.name(), request && named)
 }
 
-fn compare(
-    header: &'static str,
-    sent: Option<&[u8]>,
-    body: Option<&[u8]>,
-    required: bool,
-) -> Result<(), Mismatch> {
+fn compare(header: &'static str, sent: Option<&[u8]>, body: Option<&[u8]>, required: bool) -> Result<(), Mismatch> {
     match (sent, body) {
         (None, Some(_)) if required => Err(Mismatch::Missing(header)),
         (None, _) => Ok(()),
@@ -150,7 +145,10 @@ mod tests {
         assert_eq!(check(version, Some(b"tools/list"), name), Err(Mismatch::Differs(header::METHOD)));
         assert_eq!(check(version, Some(b"tools/call"), Some(b"other")), Err(Mismatch::Differs(header::NAME)));
         assert_eq!(check(version, Some(b"tools/call"), Some(b"=?base64?!?=")), Err(Mismatch::Differs(header::NAME)));
-        assert_eq!(check(Some(b"2025-11-25"), Some(b"tools/call"), name), Err(Mismatch::Differs(header::PROTOCOL_VERSION)));
+        assert_eq!(
+            check(Some(b"2025-11-25"), Some(b"tools/call"), name),
+            Err(Mismatch::Differs(header::PROTOCOL_VERSION))
+        );
         assert_eq!(check(version, None, name), Err(Mismatch::Missing(header::METHOD)));
         assert_eq!(check(version, Some(b"tools/call"), None), Err(Mismatch::Missing(header::NAME)));
     }

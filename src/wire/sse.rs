@@ -150,9 +150,7 @@ pub fn endpoint_session(data: &[u8]) -> Option<(Span, Span)> {
         let query = &data[start..];
         let equals = memchr::memchr(b'=', query)?;
         let only = !query.contains(&b'&') && equals > 0 && equals + 1 < query.len();
-        only.then(|| {
-            (Span::within(data, &query[..equals]), Span::within(data, &query[equals + 1..]))
-        })
+        only.then(|| (Span::within(data, &query[..equals]), Span::within(data, &query[equals + 1..])))
     })
 }
 
@@ -170,7 +168,8 @@ pub fn query_parameter(path_and_query: &[u8], name: &[u8]) -> Option<Span> {
 mod tests {
     use super::*;
 
-    const STREAM: &[u8] = b": hello\r\n\r\nevent: endpoint\r\ndata: /m?sessionId=abc\r\n\r\nid: 7\ndata: a\ndata:b\n\ndata\n\n";
+    const STREAM: &[u8] =
+        b": hello\r\n\r\nevent: endpoint\r\ndata: /m?sessionId=abc\r\n\r\nid: 7\ndata: a\ndata:b\n\ndata\n\n";
 
     #[test]
     fn boundaries_are_behind_blank_lines_of_any_kind() {

@@ -309,9 +309,7 @@ async fn finish<'a>(
         blame(Refusal::UPSTREAM_PROTOCOL)
     })?;
     let is_stream = is_event_stream(answer, bytes.bytes());
-    let shown = settle_session(exchange, lease, session, &mut reserved, answer, bytes.bytes())
-        .await
-        .map_err(blame)?;
+    let shown = settle_session(exchange, lease, session, &mut reserved, answer, bytes.bytes()).await.map_err(blame)?;
     let begun: Rc<Cell<Option<SessionId>>> = Rc::default();
     let inspect = inspection(exchange, lease, session, reserved, is_stream, answer.status, &begun);
 
@@ -403,7 +401,11 @@ fn abandon(exchange: &Exchange<'_>, index: usize, upstream_session: &[u8]) {
     let upstream = &exchange.view.view.upstreams[index];
     let target = if request.path() == b"/" { upstream.plan.path.as_bytes() } else { request.path_and_query() };
     encode::request_line(out.vec(), b"DELETE", target);
-    encode::field(out.vec(), b"Host", if request.host.is_empty() { upstream.plan.authority.as_bytes() } else { request.host });
+    encode::field(
+        out.vec(),
+        b"Host",
+        if request.host.is_empty() { upstream.plan.authority.as_bytes() } else { request.host },
+    );
     encode::field(out.vec(), header::SESSION_ID.as_bytes(), upstream_session);
     encode::end(out.vec());
     let limit = upstream.plan.timeout;

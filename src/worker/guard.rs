@@ -55,12 +55,7 @@ impl<'a> Request<'a> {
 
 /// # Errors
 /// Ambiguous framing (400 and close), CONNECT and TRACE (405), a Host (403) or Origin (403) that is not allowed.
-pub fn admit<'a>(
-    plan: &Plan,
-    client: &Client,
-    head: &'a RequestHead,
-    bytes: &'a [u8],
-) -> Result<Request<'a>, Refusal> {
+pub fn admit<'a>(plan: &Plan, client: &Client, head: &'a RequestHead, bytes: &'a [u8]) -> Result<Request<'a>, Refusal> {
     let framing = framing::request(head, bytes).map_err(Refusal::framing)?;
     let host = head.host(bytes).map_err(Refusal::head)?;
     if matches!(head.method, Method::Connect | Method::Trace) {

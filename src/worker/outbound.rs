@@ -137,13 +137,7 @@ pub struct Delivery {
 }
 
 /// The head of upstream's answer as the client gets it. `session_id`: the id to show, ours.
-pub fn response(
-    out: &mut Vec<u8>,
-    head: &ResponseHead,
-    bytes: &[u8],
-    session_id: Option<&[u8]>,
-    delivery: Delivery,
-) {
+pub fn response(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8], session_id: Option<&[u8]>, delivery: Delivery) {
     encode::status_line(out, head.status, head.reason.of(bytes));
     for field in encode::forwardable(&head.fields, bytes) {
         if field.known != Name::McpSessionId {

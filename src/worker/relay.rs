@@ -45,7 +45,12 @@ impl<'a> Upload<'a> {
         Upload { running: None, rest: None }
     }
 
-    pub fn start(exchange: &'a Exchange<'a>, upstream: &'a Stream, intake: Intake, peek: &'a RefCell<&mut Peek>) -> Self {
+    pub fn start(
+        exchange: &'a Exchange<'a>,
+        upstream: &'a Stream,
+        intake: Intake,
+        peek: &'a RefCell<&mut Peek>,
+    ) -> Self {
         Upload { running: Some(Box::pin(upload(exchange, upstream, intake, peek))), rest: None }
     }
 

@@ -7,11 +7,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::Worker;
 use super::envelope::Envelope;
 use super::guard::Request;
 use super::refusal::Refusal;
 use super::upstream::LocalView;
-use super::Worker;
 use crate::base::{SessionId, Span};
 use crate::store::{Record, Reservation, Store, Transport};
 use crate::wire::http1::head::{Method, Name};
@@ -114,7 +114,8 @@ impl Hot {
         let epoch = store.ended_epoch();
         let now = store.now_ms();
         let known = self.known.borrow().get(&id).cloned();
-        let due = |entry: &Entry| now.saturating_sub(entry.checked_ms.get()) >= store.touch_interval().as_millis() as u64;
+        let due =
+            |entry: &Entry| now.saturating_sub(entry.checked_ms.get()) >= store.touch_interval().as_millis() as u64;
         if let Some(entry) = &known
             && entry.epoch.get() == epoch
             && !due(entry)
@@ -193,7 +194,9 @@ pub fn reserve(
 ) -> Result<Option<Reservation>, Refusal> {
     let opens_stream = request.method() == Method::Get
         && request.find(Name::McpSessionId).is_none()
-        && request.find(Name::Accept).is_some_and(|accept| memchr::memmem::find(accept, b"text/event-stream").is_some());
+        && request
+            .find(Name::Accept)
+            .is_some_and(|accept| memchr::memmem::find(accept, b"text/event-stream").is_some());
     if session.is_some() || !(envelope.initializes || opens_stream) {
         return Ok(None);
     }

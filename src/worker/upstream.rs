@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Worker;
 use super::refusal::Refusal;
 use super::shared::{Shared, Upstream, View};
-use super::Worker;
 use crate::net::{Probe, Stream, within};
 use crate::table::InFlight;
 use crate::telemetry::{Fault, UpstreamCells};
@@ -103,12 +103,7 @@ impl Lease {
 /// # Errors
 /// 503 without upstreams or when all connections are in use, 502 when none accepts, 504 when none does in time,
 /// 404 for a session whose upstream has refused for so long that it is taken for lost.
-pub async fn lease(
-    worker: &Worker,
-    view: &LocalView,
-    pinned: Option<usize>,
-    fresh: bool,
-) -> Result<Lease, Refusal> {
+pub async fn lease(worker: &Worker, view: &LocalView, pinned: Option<usize>, fresh: bool) -> Result<Lease, Refusal> {
     if let Some(index) = pinned {
         return open(worker, view, index, fresh).await;
     }

@@ -3,4 +3,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod headers;
 mod http1;
+mod smuggling;

@@ -1,5 +1,6 @@
 //! A client that sends any bytes and reads answers strictly.
 
+use std::fmt;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -12,11 +13,18 @@ pub struct RawClient {
 }
 
 /// A whole answer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Response {
     pub status: u16,
     pub head: Head,
     pub body: Vec<u8>,
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &self.body[..self.body.len().min(500)];
+        write!(f, "{:?} + {} bytes {:?}", self.head, self.body.len(), String::from_utf8_lossy(shown))
+    }
 }
 
 impl Response {

@@ -309,12 +309,7 @@ fn find<'a>(fields: &[Field], bytes: &'a [u8], name: Name) -> Option<&'a [u8]> {
 
 /// The end of the head, behind its empty line. Looks at no byte twice, and refuses early what can never become a head:
 /// a line feed without its carriage return, or more bytes than the limit.
-fn find_end(
-    bytes: &[u8],
-    skip: usize,
-    searched: &mut usize,
-    head_bytes: usize,
-) -> Result<Option<usize>, HeadError> {
+fn find_end(bytes: &[u8], skip: usize, searched: &mut usize, head_bytes: usize) -> Result<Option<usize>, HeadError> {
     let from = (*searched).max(skip).saturating_sub(3).max(skip);
     let end = memmem::find(&bytes[from.min(bytes.len())..], b"\r\n\r\n").map(|at| from + at + 4);
     let upto = end.unwrap_or(bytes.len());
