@@ -6,3 +6,4 @@ mod support;
 mod headers;
 mod http1;
 mod smuggling;
+mod upstream_faults;
