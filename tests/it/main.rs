@@ -5,5 +5,7 @@ mod support;
 
 mod headers;
 mod http1;
+mod mcp;
+mod sessions;
 mod smuggling;
 mod upstream_faults;

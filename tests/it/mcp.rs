@@ -1,0 +1,576 @@
+//! What the proxy must know of MCP: eras, headers against bodies, Origin, Host, cancellation, affinity of state.
+
+use crate::on_both_drivers;
+use crate::support::mcp::*;
+use crate::support::*;
+
+on_both_drivers!(
+    passes_modern_requests_whose_headers_match,
+    refuses_headers_that_contradict_a_modern_body,
+    compares_encoded_names,
+    refuses_duplicate_keys,
+    refuses_what_is_no_json,
+    refuses_encoded_json,
+    a_late_duplicate_in_a_long_body_cuts_the_upstream_request,
+    a_late_mismatch_in_a_long_body_cuts_the_upstream_request,
+    a_long_sound_body_arrives_whole,
+    refuses_foreign_origins,
+    allows_listed_origins,
+    refuses_foreign_hosts_on_loopback,
+    allows_listed_hosts,
+    own_errors_are_json_rpc_with_the_requests_id,
+    upstreams_errors_pass_byte_exact,
+    modern_answers_carry_no_session,
+    a_modern_client_that_leaves_cancels_at_once,
+    a_legacy_client_that_leaves_cancels_nothing,
+    request_state_returns_to_its_replica,
+    tasks_return_to_their_replica,
+    batches_pass,
+    legacy_traffic_needs_no_modern_headers,
+    without_upstream_says_what_is_missing,
+);
+
+/// Answers every POST with a result that names nothing, every other method with 405.
+fn server() -> FakeUpstream {
+    FakeUpstream::new(|conversation| {
+        while conversation.request().is_some() {
+            conversation.respond_json(200, "", r#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
+        }
+    })
+}
+
+fn passes_modern_requests_whose_headers_match(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    for (method, params, name) in [
+        ("server/discover", "", None),
+        ("tools/list", "", None),
+        ("tools/call", r#""name":"echo","arguments":{"name":"other"}"#, Some("echo")),
+        ("prompts/get", r#""name":"p""#, Some("p")),
+        ("resources/read", r#""uri":"file:///x""#, Some("file:///x")),
+    ] {
+        let body = modern(1, method, params);
+        let answer = proxy.ask(&post_json("/mcp", &modern_fields(method, name), &body));
+        assert_eq!(answer.status, 200, "{method}: {answer:?}");
+        let seen = upstream.last_request();
+        assert_eq!(seen.text(), body);
+        assert_eq!((seen.head.one("mcp-method"), seen.head.one("mcp-name")), (Some(method), name));
+        assert_eq!(seen.head.one("mcp-protocol-version"), Some(MODERN));
+    }
+    // Unknown parameters pass.
+    let extra = format!("{}Mcp-Param-Region: eu\r\n", modern_fields("tools/call", Some("echo")));
+    let body = modern(1, "tools/call", r#""name":"echo","arguments":{}"#);
+    assert_eq!(proxy.ask(&post_json("/mcp", &extra, &body)).status, 200);
+}
+
+fn refuses_headers_that_contradict_a_modern_body(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let body = modern(42, "tools/call", r#""name":"echo""#);
+    for fields in [
+        modern_fields("tools/list", Some("echo")),
+        modern_fields("Tools/Call", Some("echo")),
+        modern_fields("tools/call", Some("other")),
+        modern_fields("tools/call", Some("Echo")),
+        modern_fields("tools/call", None),
+        modern_fields("tools/call", Some("=?base64?####?=")),
+        "Mcp-Method: tools/call\r\nMcp-Name: echo\r\n".to_owned(),
+        "MCP-Protocol-Version: 2026-07-28\r\nMcp-Name: echo\r\n".to_owned(),
+        "MCP-Protocol-Version: 2025-11-25\r\nMcp-Method: tools/call\r\nMcp-Name: echo\r\n".to_owned(),
+        format!("{}Mcp-Name: other\r\n", modern_fields("tools/call", Some("echo"))),
+        format!("{}Mcp-Method: tools/list\r\n", modern_fields("tools/call", Some("echo"))),
+        format!("{}MCP-Protocol-Version: 2025-11-25\r\n", modern_fields("tools/call", Some("echo"))),
+        String::new(),
+    ] {
+        let answer = proxy.ask(&post_json("/mcp", &fields, &body));
+        let error = answer.json();
+        assert_eq!(answer.status, 400, "{fields}");
+        assert_eq!((error["error"]["code"].as_i64(), error["id"].as_u64()), (Some(-32020), Some(42)), "{fields}");
+        assert_eq!(error["jsonrpc"], "2.0");
+    }
+    assert_eq!(upstream.received_text(), "");
+}
+
+fn compares_encoded_names(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    for (body_name, header, status) in [
+        ("größe", "=?base64?Z3LDtsOfZQ==?=", 200),
+        (r"gr\u00f6\u00dfe", "=?base64?Z3LDtsOfZQ==?=", 200),
+        ("größe", "=?base64?Z3Jvc3Nl?=", 400),
+        (r"ec\u0068o", "echo", 200),
+        (r"line\nbreak", "=?base64?bGluZQpicmVhaw==?=", 200),
+    ] {
+        let body = modern(1, "tools/call", &format!(r#""name":"{body_name}""#));
+        let answer = proxy.ask(&post_json("/mcp", &modern_fields("tools/call", Some(header)), &body));
+        assert_eq!(answer.status, status, "{body_name} {header}");
+    }
+}
+
+fn refuses_duplicate_keys(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let call = modern_fields("tools/call", Some("a"));
+    for (fields, body) in [
+        ("", r#"{"jsonrpc":"2.0","id":3,"method":"ping","method":"tools/call"}"#),
+        ("", r#"{"jsonrpc":"2.0","id":3,"id":4,"method":"ping"}"#),
+        ("", r#"{"jsonrpc":"2.0","id":3,"method":"ping","meth\u006fd":"tools/call"}"#),
+        ("", r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"a","name":"b"}}"#),
+        ("", r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"a"},"params":{"name":"b"}}"#),
+        ("", r#"[{"jsonrpc":"2.0","id":3,"method":"ping","method":"tools/call"}]"#),
+        (
+            &call,
+            r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"a","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"},"_meta":{}}}"#,
+        ),
+        (
+            &call,
+            r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"a","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/protocolVersion":"2025-11-25"}}}"#,
+        ),
+    ] {
+        let answer = proxy.ask(&post_json("/mcp", fields, body));
+        assert_eq!(answer.status, 400, "{body}");
+        assert!(answer.json()["error"]["code"].is_i64());
+    }
+    assert_eq!(upstream.received_text(), "");
+    // Keys that nobody acts upon may repeat wherever they like; and the same name elsewhere is another key.
+    let harmless = r#"{"jsonrpc":"2.0","id":3,"method":"ping","params":{"x":{"method":1,"id":2,"name":3}}}"#;
+    assert_eq!(proxy.ask(&post_json("/mcp", "", harmless)).status, 200);
+}
+
+fn refuses_what_is_no_json(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+    for body in [
+        "",
+        " ",
+        "{",
+        "}",
+        "[1,",
+        "{\"a\":}",
+        "{\"a\" 1}",
+        "{'a':1}",
+        "{\"a\":1,}",
+        "{\"a\":1}}",
+        "{}{}",
+        "nul",
+        "{\"a\":\"\n\"}",
+        "{\"a\":\"\\x\"}",
+        "{\"a\":01}",
+        "\u{feff}{}",
+        &deep,
+    ] {
+        let answer = proxy.ask(&post_json("/mcp", "", body));
+        // An empty body is no message either, but who it was meant for may know better.
+        if body.is_empty() {
+            continue;
+        }
+        assert_eq!(answer.status, 400, "{:?}: {answer:?}", &body[..body.len().min(40)]);
+        let error = answer.json();
+        assert!(matches!(error["error"]["code"].as_i64(), Some(-32700 | -32600)), "{error}");
+        assert!(error["id"].is_null());
+    }
+    assert!(upstream.requests().len() <= 1);
+}
+
+fn refuses_encoded_json(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    for coding in ["gzip", "br", "identity, gzip", "x"] {
+        let answer = proxy.ask(&post_json("/mcp", &format!("Content-Encoding: {coding}\r\n"), "{}"));
+        assert_eq!(answer.status, 415, "{coding}");
+    }
+    assert_eq!(proxy.ask(&post_json("/mcp", "Content-Encoding: identity\r\n", "{}")).status, 200);
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+/// Tells whether each request arrived whole.
+fn witness() -> FakeUpstream {
+    FakeUpstream::new(|conversation| {
+        while let Some(head) = conversation.head() {
+            conversation.tell("head");
+            let framing = head.request_framing().expect("a framing");
+            let whole = conversation.wire.body(framing, &mut Vec::new()).is_ok();
+            conversation.tell(if whole { "whole" } else { "cut" });
+            conversation.respond_json(200, "", "{}");
+        }
+    })
+}
+
+fn refused_late(driver: Driver, fields: &str, body: &str) {
+    let upstream = witness();
+    let proxy = Proxy::before(driver, &[&upstream]).set("limits.peek_bytes", "4096").start();
+    let chunked: Vec<u8> = {
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{fields}Transfer-Encoding: chunked\r\n\r\n"
+        );
+        let chunks = body
+            .as_bytes()
+            .chunks(1000)
+            .flat_map(|chunk| [format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat());
+        head.bytes().chain(chunks).chain(*b"0\r\n\r\n").collect()
+    };
+    for request in [post_json("/mcp", fields, body), chunked] {
+        let mut client = proxy.connect();
+        let outcome = client.send(&request).outcome();
+        assert_eq!(outcome.status(), 400, "{outcome:?}");
+        upstream.expect_event("head");
+        upstream.expect_event("cut");
+        client.wire.rest(PATIENCE).1.expect("an end");
+    }
+    // A fresh request is served as ever.
+    assert_eq!(proxy.ask(&post_json("/mcp", "", &request(1, "ping"))).status, 200);
+}
+
+fn a_late_duplicate_in_a_long_body_cuts_the_upstream_request(driver: Driver) {
+    let filler = "x".repeat(200_000);
+    let late = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"safe","arguments":{{"f":"{filler}"}}}},"method":"evil"}}"#
+    );
+    refused_late(driver, "", &late);
+    let nested = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"safe","arguments":{{"f":"{filler}"}},"name":"evil"}}}}"#
+    );
+    refused_late(driver, "", &nested);
+}
+
+fn a_late_mismatch_in_a_long_body_cuts_the_upstream_request(driver: Driver) {
+    let filler = "x".repeat(200_000);
+    let params = format!(r#""arguments":{{"f":"{filler}"}},"name":"other""#);
+    refused_late(driver, &modern_fields("tools/call", Some("echo")), &modern(1, "tools/call", &params));
+    // Not even JSON, at the very end.
+    let torn = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping","params":{{"f":"{filler}"}}]"#);
+    refused_late(driver, "", &torn);
+}
+
+fn a_long_sound_body_arrives_whole(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).set("limits.peek_bytes", "4096").start();
+    let params = format!(r#""arguments":{{"f":"{}"}},"name":"echo""#, "x".repeat(300_000));
+    let body = modern(1, "tools/call", &params);
+    let mut client = proxy.connect();
+    for _ in 0..3 {
+        assert_eq!(client.ask(&post_json("/mcp", &modern_fields("tools/call", Some("echo")), &body)).status, 200);
+        assert!(upstream.last_request().text() == body);
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+fn refuses_foreign_origins(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    for origin in [
+        "http://evil.example",
+        "https://localhost.evil.example",
+        "http://127.0.0.1.evil.example",
+        "null",
+        "",
+        "file://",
+        "chrome-extension://x",
+        "http://evil@localhost",
+        "localhost",
+    ] {
+        for target in ["/mcp", "/metrics"] {
+            let answer = proxy.ask(&get(target, &format!("Origin: {origin}\r\n")));
+            assert_eq!(answer.status, 403, "{origin:?} {target}");
+        }
+        let post = proxy.ask(&post_json("/mcp", &format!("Origin: {origin}\r\n"), &request(1, "ping")));
+        assert_eq!(post.status, 403, "{origin:?}");
+    }
+    let two = "Origin: http://localhost\r\nOrigin: http://evil.example\r\n";
+    assert_eq!(proxy.ask(&get("/mcp", two)).status, 403);
+    assert_eq!(upstream.received_text(), "");
+    for origin in ["http://localhost", "http://localhost:5173", "https://127.0.0.1:8443", "http://[::1]:80"] {
+        assert_eq!(proxy.ask(&get("/mcp", &format!("Origin: {origin}\r\n"))).status, 200, "{origin}");
+    }
+}
+
+fn allows_listed_origins(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).set("proxy.allowed_origins", "https://app.example").start();
+    assert_eq!(proxy.ask(&get("/mcp", "Origin: https://app.example\r\n")).status, 200);
+    assert_eq!(upstream.last_request().head.one("origin"), Some("https://app.example"));
+    for origin in ["http://app.example", "https://app.example:8443", "https://app.example.evil", "https://xapp.example"]
+    {
+        assert_eq!(proxy.ask(&get("/mcp", &format!("Origin: {origin}\r\n"))).status, 403, "{origin}");
+    }
+}
+
+fn with_host(target: &str, host: &str) -> Vec<u8> {
+    format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
+}
+
+fn refuses_foreign_hosts_on_loopback(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    for host in ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.evil.example", "10.0.0.1"] {
+        for target in ["/mcp", "/metrics"] {
+            assert_eq!(proxy.ask(&with_host(target, host)).status, 403, "{host} {target}");
+        }
+        for probe in ["/health", "/ready"] {
+            assert_eq!(proxy.ask(&with_host(probe, host)).status, 200, "{host} {probe}");
+        }
+    }
+    assert_eq!(upstream.received_text(), "");
+    // Rebinding: the page's Origin equals its Host, and still neither is ours.
+    let rebound = b"GET /mcp HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example\r\n\r\n";
+    assert_eq!(proxy.ask(rebound).status, 403);
+
+    let anywhere = Proxy::before(driver, &[&upstream]).bind("0.0.0.0:0").start();
+    let reachable = std::net::SocketAddr::from(([127, 0, 0, 1], anywhere.address.port()));
+    assert_eq!(RawClient::connect(reachable).ask(&with_host("/mcp", "mcp.example")).status, 200);
+    let rebound = b"GET /mcp HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example\r\n\r\n";
+    assert_eq!(RawClient::connect(reachable).ask(rebound).status, 403);
+    let literal = b"GET /mcp HTTP/1.1\r\nHost: 10.1.2.3:80\r\nOrigin: http://10.1.2.3:80\r\n\r\n";
+    assert_eq!(RawClient::connect(reachable).ask(literal).status, 200);
+}
+
+fn allows_listed_hosts(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).bind("0.0.0.0:0");
+    let proxy = proxy.set("proxy.allowed_hosts", "mcp.example.com,localhost").start();
+    let reachable = std::net::SocketAddr::from(([127, 0, 0, 1], proxy.address.port()));
+    for (host, status) in [("mcp.example.com", 200), ("MCP.Example.com:443", 200), ("other.example.com", 403)] {
+        assert_eq!(RawClient::connect(reachable).ask(&with_host("/mcp", host)).status, status, "{host}");
+    }
+}
+
+fn own_errors_are_json_rpc_with_the_requests_id(driver: Driver) {
+    let refusing = upstream::Refusing::new();
+    let proxy = Proxy::builder(driver).upstream(&refusing.url()).start();
+    for (id, shown) in [("5", "5"), ("\"abc\"", "\"abc\""), (r#""q\"\u0001""#, r#""q\"\u0001""#), ("-1.5e3", "-1.5e3")]
+    {
+        let body = format!(r#"{{"jsonrpc":"2.0","method":"ping","id":{id}}}"#);
+        let answer = proxy.ask(&post_json("/mcp", "", &body));
+        assert_eq!((answer.status, answer.one("content-type")), (502, Some("application/json")));
+        assert!(answer.text().contains(&format!(r#""id":{shown}"#)), "{}", answer.text());
+        let error = answer.json();
+        assert!(error["error"]["code"].is_i64() && error["error"]["message"].is_string());
+    }
+    let notification = r#"{"jsonrpc":"2.0","method":"notifications/x"}"#;
+    assert!(proxy.ask(&post_json("/mcp", "", notification)).json()["id"].is_null());
+    assert!(proxy.ask(&get("/mcp", "")).json()["id"].is_null());
+}
+
+fn upstreams_errors_pass_byte_exact(driver: Driver) {
+    let body = "{\"jsonrpc\":\"2.0\",\r\n \"id\":1, \"error\":{\"code\":-32022,\"data\":{\"supported\":[\"x\"]}}}\n\n";
+    let upstream = FakeUpstream::new(move |conversation| {
+        while let Some(request) = conversation.request() {
+            let status: u16 = request.head.target()[1..].parse().unwrap_or(500);
+            conversation.respond_json(status, "WWW-Authenticate: Bearer scope=\"x\"\r\nX-Own: 1\r\n", body);
+        }
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let mut client = proxy.connect();
+    for status in [400, 401, 403, 404, 405, 406, 409, 415, 422, 429, 500, 501, 502, 503] {
+        let answer = client.ask(&post_json(&format!("/{status}"), "", &request(1, "ping")));
+        assert_eq!((answer.status, answer.text().as_str()), (status, body));
+        assert_eq!(answer.one("x-own"), Some("1"));
+        assert_eq!(answer.one("www-authenticate"), Some("Bearer scope=\"x\""));
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+fn modern_answers_carry_no_session(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        while conversation.request().is_some() {
+            conversation.respond_json(200, "Mcp-Session-Id: should-not-be-here\r\n", "{}");
+        }
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let answer = proxy.ask(&modern_call(1, "echo", ""));
+    assert_eq!((answer.status, answer.one("mcp-session-id")), (200, None));
+    // A session header on a modern request names nothing: it is neither checked nor passed on.
+    let fields = format!("{}Mcp-Session-Id: whatever\r\n", modern_fields("tools/list", None));
+    let answer = proxy.ask(&post_json("/mcp", &fields, &modern(1, "tools/list", "")));
+    assert_eq!(answer.status, 200);
+    assert!(!upstream.last_request().head.has("mcp-session-id"));
+    // `initialize` with modern `_meta` is modern.
+    let answer = proxy.ask(&post_json("/mcp", &modern_fields("initialize", None), &modern(1, "initialize", "")));
+    assert_eq!(answer.one("mcp-session-id"), None);
+    assert_eq!(proxy.metrics().sum("shadowcat_sessions_total", ""), 0.0);
+}
+
+/// Tells when a request is there, then waits for the end of its connection.
+fn hanging(head: &'static str) -> FakeUpstream {
+    FakeUpstream::new(move |conversation| {
+        while let Some(request) = conversation.request() {
+            if request.head.target() == "/quick" {
+                conversation.respond_json(200, "", "{}");
+                continue;
+            }
+            conversation.send(head.as_bytes());
+            conversation.tell("asked");
+            conversation.wait_for_end();
+            conversation.tell("closed");
+            return;
+        }
+    })
+}
+
+const EVENTS: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n:a\n\r\n";
+
+fn a_modern_client_that_leaves_cancels_at_once(driver: Driver) {
+    for head in ["", EVENTS] {
+        let upstream = hanging(head);
+        let proxy = Proxy::before(driver, &[&upstream]).start();
+        for leave_by_reset in [false, true] {
+            let mut client = proxy.connect();
+            client.send(&modern_call(1, "slow", ""));
+            upstream.expect_event("asked");
+            let left = std::time::Instant::now();
+            if leave_by_reset {
+                client.wire.reset();
+            } else {
+                drop(client);
+            }
+            upstream.expect_event("closed");
+            assert!(left.elapsed().as_millis() < 1000, "{:?}", left.elapsed());
+        }
+    }
+}
+
+fn a_legacy_client_that_leaves_cancels_nothing(driver: Driver) {
+    // The upstream answers only after its client has left; what it said must have been taken off its hands.
+    let upstream = FakeUpstream::new(|conversation| {
+        if conversation.request().is_some() {
+            conversation.tell("asked");
+            let quiet = conversation.wire.fill(QUIET) == wire::Input::Quiet;
+            conversation.tell(if quiet { "still wanted" } else { "closed" });
+            conversation.respond_json(200, "", "{}");
+        }
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let mut client = proxy.connect();
+    client.send(&post_json("/mcp", "", &call(1, "slow")));
+    upstream.expect_event("asked");
+    drop(client);
+    upstream.expect_event("still wanted");
+}
+
+/// Issues a state on the first call and takes only its own back.
+fn stateful(name: &'static str, as_events: bool) -> FakeUpstream {
+    FakeUpstream::new(move |conversation| {
+        while let Some(request) = conversation.request() {
+            let json = request.json();
+            let state = json["params"]["requestState"].as_str().unwrap_or_default().to_owned();
+            let result = if state.is_empty() {
+                let id = json["id"].as_u64().unwrap_or(0);
+                format!(r#"{{"resultType":"input_required","requestState":"{name}/{id}","inputRequests":{{}}}}"#)
+            } else {
+                format!(r#"{{"answeredBy":"{name}","state":"{state}"}}"#)
+            };
+            let message = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, json["id"]);
+            if as_events {
+                conversation.begin_events("");
+                conversation.send_chunk(format!("event: message\ndata: {message}\n\n").as_bytes());
+                conversation.end_chunks();
+            } else {
+                conversation.respond_json(200, "", &message);
+            }
+        }
+    })
+}
+
+fn request_state_returns_to_its_replica(driver: Driver) {
+    for as_events in [false, true] {
+        let (a, b) = (stateful("a", as_events), stateful("b", as_events));
+        let proxy = Proxy::before(driver, &[&a, &b]).start();
+        let mut states = Vec::new();
+        for id in 0..20 {
+            let text = proxy.ask(&modern_call(id, "ask", "")).text();
+            let name = if text.contains("\"requestState\":\"a/") { "a" } else { "b" };
+            states.push((name, format!("{name}/{id}")));
+        }
+        assert!(states.iter().any(|(name, _)| *name == "a") && states.iter().any(|(name, _)| *name == "b"));
+        for (name, state) in &states {
+            let params = format!(r#""inputResponses":{{}},"requestState":"{state}""#);
+            let text = proxy.ask(&modern_call(99, "ask", &params)).text();
+            assert!(text.contains(&format!(r#""answeredBy":"{name}""#)), "{state}: {text}");
+        }
+    }
+}
+
+fn tasks_return_to_their_replica(driver: Driver) {
+    let issuing = |name: &'static str| {
+        FakeUpstream::new(move |conversation| {
+            let mut next = 0;
+            while let Some(request) = conversation.request() {
+                let json = request.json();
+                next += 1;
+                let result = match json["params"]["taskId"].as_str() {
+                    None => format!(
+                        r#"{{"resultType":"task","task":{{"taskId":"{name}-{}-{next}","status":"working"}}}}"#,
+                        conversation.number
+                    ),
+                    Some(_) => format!(r#"{{"answeredBy":"{name}"}}"#),
+                };
+                conversation.respond_json(
+                    200,
+                    "",
+                    &format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, json["id"]),
+                );
+            }
+        })
+    };
+    let (a, b) = (issuing("a"), issuing("b"));
+    let proxy = Proxy::before(driver, &[&a, &b]).start();
+    let mut tasks = Vec::new();
+    for id in 0..12 {
+        let json = proxy.ask(&modern_call(id, "long", "")).json();
+        tasks.push(json["result"]["task"]["taskId"].as_str().expect("a task").to_owned());
+    }
+    for task in &tasks {
+        let body = modern(1, "tasks/get", &format!(r#""taskId":"{task}""#));
+        let answer = proxy.ask(&post_json("/mcp", &modern_fields("tasks/get", Some(task)), &body));
+        let owner = task.split('-').next().expect("a name");
+        assert_eq!(answer.json()["result"]["answeredBy"], owner, "{task}");
+    }
+}
+
+fn batches_pass(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let batch = r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}, {"jsonrpc":"2.0","method":"notifications/x"},
+        {"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"echo"}}]"#;
+    assert_eq!(proxy.ask(&post_json("/mcp", "MCP-Protocol-Version: 2025-03-26\r\n", batch)).status, 200);
+    assert_eq!(upstream.last_request().text(), batch);
+    // A session may begin in one.
+    let replica = FakeUpstream::new(|conversation| {
+        while conversation.request().is_some() {
+            conversation.respond_json(200, "Mcp-Session-Id: theirs\r\n", "[]");
+        }
+    });
+    let proxy = Proxy::before(driver, &[&replica]).start();
+    let answer = proxy.ask(&post_json("/mcp", "", &format!("[{}]", initialize(1))));
+    let id = answer.one("mcp-session-id").expect("a session");
+    assert_ne!(id, "theirs");
+    assert_eq!(proxy.ask(&in_session(id, batch)).status, 200);
+    assert_eq!(replica.last_request().head.one("mcp-session-id"), Some("theirs"));
+}
+
+fn legacy_traffic_needs_no_modern_headers(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    for body in [
+        call(1, "echo"),
+        r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#.to_owned(),
+        r#"{"jsonrpc":"2.0","id":"x","result":{}}"#.to_owned(),
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x","_meta":{"progressToken":1}}}"#
+            .to_owned(),
+    ] {
+        assert_eq!(proxy.ask(&post_json("/mcp", "", &body)).status, 200, "{body}");
+        assert_eq!(upstream.last_request().text(), body);
+    }
+}
+
+fn without_upstream_says_what_is_missing(driver: Driver) {
+    let proxy = Proxy::builder(driver).start();
+    assert_eq!(proxy.ask(&get("/health", "")).status, 200);
+    assert_eq!(proxy.ask(&get("/ready", "")).status, 503);
+    let answer = proxy.ask(&post_json("/mcp", "", &request(8, "ping")));
+    assert_eq!((answer.status, answer.json()["id"].as_u64()), (503, Some(8)));
+    assert!(answer.json()["error"]["message"].as_str().expect("text").contains("--upstream"), "{answer:?}");
+    assert!(proxy.log().contains("--upstream"));
+}
