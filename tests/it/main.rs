@@ -5,7 +5,10 @@ mod support;
 
 mod headers;
 mod http1;
+mod legacy_sse;
 mod mcp;
 mod sessions;
 mod smuggling;
+mod store;
+mod streaming;
 mod upstream_faults;
