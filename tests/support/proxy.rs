@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -178,6 +178,12 @@ impl Builder {
         self.set("session.store", "lmdb").set("session.database_path", &directory.display().to_string())
     }
 
+    /// Sessions wherever the configuration or its defaults say.
+    pub fn store_of_the_config(mut self) -> Builder {
+        self.memory = false;
+        self
+    }
+
     /// The text of a configuration file.
     pub fn config(mut self, text: &str) -> Builder {
         self.config = Some(text.to_owned());
@@ -233,23 +239,32 @@ impl Builder {
 
     /// Start it, wait until every worker accepts, and be sure that all of them run on the driver that was asked for.
     pub fn start(self) -> Proxy {
-        let (child, log, config) = self.spawn();
-        let mut proxy = Proxy { address: SocketAddr::from(([0, 0, 0, 0], 0)), child, log, _config: config };
-        proxy.address = loop {
-            match proxy.log.lines.recv_timeout(PATIENCE) {
+        self.try_start().unwrap_or_else(|(code, said)| panic!("the proxy does not listen: {code:?}: {said}"))
+    }
+
+    /// As [`start`](Builder::start), or the exit code and what it said if it does not come up.
+    pub fn try_start(self) -> Result<Proxy, (Option<i32>, String)> {
+        let (mut child, log, config) = self.spawn();
+        let address = loop {
+            match log.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
                     if let Some((_, rest)) = line.split_once("listening on http://") {
                         let word = rest.split_whitespace().next().unwrap_or_default();
                         break word.parse().unwrap_or_else(|error| panic!("{error}: {line}"));
                     }
                 }
-                Err(_) => panic!("the proxy does not listen: {}", proxy.log()),
+                Err(RecvTimeoutError::Timeout) => panic!("the proxy neither listens nor ends: {}", log.text()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = wait_for("the proxy to end", || child.try_wait().expect("wait"));
+                    return Err((status.code(), log.text()));
+                }
             }
         };
+        let proxy = Proxy { address, child, log, _config: config };
         let metrics = proxy.metrics();
         let label = format!("driver=\"{}\"", self.driver.name());
         assert_eq!(metrics.sum("shadowcat_driver_info", &label), self.workers as f64, "not on {label}: {}", metrics.0);
-        proxy
+        Ok(proxy)
     }
 
     /// Run it to its end, which must come by itself: exit code, and what it said on stderr.
