@@ -35,7 +35,8 @@ impl Driver {
 pub struct Builder {
     driver: Driver,
     bind: String,
-    workers: usize,
+    /// `None`: as many as the proxy thinks right.
+    workers: Option<usize>,
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
     config: Option<String>,
@@ -57,7 +58,7 @@ impl Proxy {
         Builder {
             driver,
             bind: "127.0.0.1:0".to_owned(),
-            workers: 2,
+            workers: Some(2),
             arguments: Vec::new(),
             environment: Vec::new(),
             config: None,
@@ -163,7 +164,12 @@ impl Builder {
     }
 
     pub fn workers(mut self, workers: usize) -> Builder {
-        self.workers = workers;
+        self.workers = Some(workers);
+        self
+    }
+
+    pub fn default_workers(mut self) -> Builder {
+        self.workers = None;
         self
     }
 
@@ -206,7 +212,9 @@ impl Builder {
         words.push(env!("CARGO_BIN_EXE_shadowcat").to_owned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(["reverse", "--bind", &self.bind, "--driver", self.driver.name()]);
-        command.args(["--workers", &self.workers.to_string()]);
+        if let Some(workers) = self.workers {
+            command.args(["--workers", &workers.to_string()]);
+        }
         if self.memory {
             command.args(["--set", "session.store=memory"]);
         }
@@ -263,7 +271,9 @@ impl Builder {
         let proxy = Proxy { address, child, log, _config: config };
         let metrics = proxy.metrics();
         let label = format!("driver=\"{}\"", self.driver.name());
-        assert_eq!(metrics.sum("shadowcat_driver_info", &label), self.workers as f64, "not on {label}: {}", metrics.0);
+        let on_it = metrics.sum("shadowcat_driver_info", &label);
+        let all = self.workers.map_or_else(|| metrics.sum("shadowcat_driver_info", ""), |workers| workers as f64);
+        assert!(on_it == all && on_it > 0.0, "{on_it} of {all} workers run on {label}: {}", metrics.0);
         Ok(proxy)
     }
 

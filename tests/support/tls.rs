@@ -9,7 +9,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::upstream::{Conversation, FakeUpstream};
-use super::wire::Transport;
+use super::wire::{Plain, Transport};
 
 /// PEM of a new authority, and a server's settings with a certificate that it signed for `name`.
 pub fn authority_and_server(name: &str) -> (String, Arc<ServerConfig>) {
@@ -31,7 +31,7 @@ pub fn authority_and_server(name: &str) -> (String, Arc<ServerConfig>) {
     (ca_certificate.pem(), Arc::new(config))
 }
 
-struct Tls(StreamOwned<ServerConnection, TcpStream>);
+struct Tls(StreamOwned<ServerConnection, Plain>);
 
 impl Read for Tls {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
@@ -51,7 +51,7 @@ impl Write for Tls {
 
 impl Transport for Tls {
     fn socket(&self) -> &TcpStream {
-        &self.0.sock
+        self.0.sock.socket()
     }
 }
 
@@ -60,7 +60,7 @@ pub fn upstream(config: Arc<ServerConfig>, script: impl Fn(&mut Conversation) + 
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let wrap = move |stream| {
         let connection = ServerConnection::new(config.clone()).ok()?;
-        Some(Box::new(Tls(StreamOwned::new(connection, stream))) as Box<dyn Transport>)
+        Some(Box::new(Tls(StreamOwned::new(connection, Plain(stream)))) as Box<dyn Transport>)
     };
     FakeUpstream::on(listener, wrap, script)
 }

@@ -1,17 +1,17 @@
 //! A server that does with each connection what a script says, and keeps every byte that it received.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::http::Head;
-use super::wait::{PATIENCE, QUIET};
-use super::wire::{Broken, Ending, Input, Transport, Wire};
+use super::wait::{PATIENCE, QUIET, wait_until};
+use super::wire::{Broken, Ending, Input, Plain, Transport, Wire};
 
 pub struct FakeUpstream {
     pub address: SocketAddr,
@@ -24,6 +24,7 @@ pub struct FakeUpstream {
 struct State {
     accepted: AtomicUsize,
     open: AtomicUsize,
+    streams: Mutex<Vec<Weak<TcpStream>>>,
     /// One a connection, in order.
     received: Mutex<Vec<Arc<Mutex<Vec<u8>>>>>,
     requests: Mutex<Vec<Request>>,
@@ -60,7 +61,7 @@ pub struct Conversation {
 }
 
 /// Turns an accepted socket into what the script talks over (plain TCP, or TLS).
-type Wrap = dyn Fn(std::net::TcpStream) -> Option<Box<dyn Transport>> + Send + Sync;
+type Wrap = dyn Fn(Arc<TcpStream>) -> Option<Box<dyn Transport>> + Send + Sync;
 
 impl FakeUpstream {
     pub fn new(script: impl Fn(&mut Conversation) + Send + Sync + 'static) -> FakeUpstream {
@@ -69,12 +70,12 @@ impl FakeUpstream {
 
     pub fn at(address: &str, script: impl Fn(&mut Conversation) + Send + Sync + 'static) -> FakeUpstream {
         let listener = TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
-        FakeUpstream::on(listener, |stream| Some(Box::new(stream)), script)
+        FakeUpstream::on(listener, |stream| Some(Box::new(Plain(stream))), script)
     }
 
     pub fn on(
         listener: TcpListener,
-        wrap: impl Fn(std::net::TcpStream) -> Option<Box<dyn Transport>> + Send + Sync + 'static,
+        wrap: impl Fn(Arc<TcpStream>) -> Option<Box<dyn Transport>> + Send + Sync + 'static,
         script: impl Fn(&mut Conversation) + Send + Sync + 'static,
     ) -> FakeUpstream {
         let address = listener.local_addr().expect("an address");
@@ -85,6 +86,8 @@ impl FakeUpstream {
         let script = Arc::new(script);
         thread::spawn(move || {
             while let Ok((stream, _)) = accepting.accept() {
+                let stream = Arc::new(stream);
+                shared.streams.lock().expect("streams").push(Arc::downgrade(&stream));
                 let number = shared.accepted.fetch_add(1, SeqCst) + 1;
                 let record = Arc::new(Mutex::new(Vec::new()));
                 shared.received.lock().expect("received").push(record.clone());
@@ -123,6 +126,15 @@ impl FakeUpstream {
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Stop listening and end every connection, as a server does whose process ends.
+    pub fn stop(self) {
+        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        for stream in self.state.streams.lock().expect("streams").drain(..).filter_map(|stream| stream.upgrade()) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        wait_until("the scripts to end", || self.open_connections() == 0);
     }
 
     /// Every byte of every connection, in the order in which the connections came.
@@ -173,7 +185,7 @@ impl FakeUpstream {
 impl Drop for FakeUpstream {
     fn drop(&mut self) {
         // Wakes the accept loop, which ends; the port is free for a successor.
-        let _ = SockRef::from(&self.listener).shutdown(std::net::Shutdown::Both);
+        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
         let violations = self.state.violations.lock().expect("violations").clone();
         if !thread::panicking() {
             assert!(violations.is_empty(), "the proxy sent: {violations:#?}");
@@ -300,7 +312,7 @@ impl Refusing {
 pub struct Silent {
     pub address: SocketAddr,
     _listener: Socket,
-    _queue: Vec<std::net::TcpStream>,
+    _queue: Vec<TcpStream>,
 }
 
 impl Silent {
@@ -310,7 +322,7 @@ impl Silent {
         listener.listen(0).expect("listen");
         let address = listener.local_addr().ok().and_then(|address| address.as_socket()).expect("an address");
         let mut queue = Vec::new();
-        while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, QUIET) {
+        while let Ok(stream) = TcpStream::connect_timeout(&address, QUIET) {
             queue.push(stream);
         }
         Silent { address, _listener: listener, _queue: queue }

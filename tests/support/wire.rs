@@ -1,6 +1,6 @@
 //! One connection of either side: bytes as they come, and a strict reading of HTTP/1.1 out of them.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -43,9 +43,28 @@ pub trait Transport: Read + Write + Send {
     fn socket(&self) -> &TcpStream;
 }
 
-impl Transport for TcpStream {
+/// Plain TCP; whoever holds a weak handle can shut it down.
+pub struct Plain(pub Arc<TcpStream>);
+
+impl Read for Plain {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(into)
+    }
+}
+
+impl Write for Plain {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transport for Plain {
     fn socket(&self) -> &TcpStream {
-        self
+        &self.0
     }
 }
 
@@ -63,7 +82,7 @@ const READ_BYTES: usize = 64 * 1024;
 impl Wire {
     pub fn new(stream: TcpStream) -> Wire {
         stream.set_nodelay(true).expect("TCP_NODELAY");
-        Wire::over(Box::new(stream))
+        Wire::over(Box::new(Plain(Arc::new(stream))))
     }
 
     pub fn over(transport: Box<dyn Transport>) -> Wire {
