@@ -177,7 +177,8 @@ struct SmallDisk {
 
 impl SmallDisk {
     fn mounted_at(directory: &Path, size: &str) -> SmallDisk {
-        let script = format!("mount -t tmpfs -o size={size} none '{}' && echo mounted && exec cat", directory.display());
+        let script =
+            format!("mount -t tmpfs -o size={size} none '{}' && echo mounted && exec cat", directory.display());
         let mut holder = Command::new("unshare")
             .args(["-m", "sh", "-c", &script])
             .stdin(Stdio::piped())
