@@ -3,15 +3,18 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod faults;
 mod headers;
 mod http1;
 mod legacy_sse;
 mod limits;
 mod mcp;
 mod pool;
+mod probes;
 mod sessions;
 mod smuggling;
 mod store;
 mod streaming;
 mod tls_upstream;
 mod upstream_faults;
+mod workers;
