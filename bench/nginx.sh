@@ -112,12 +112,12 @@ median() { sort -n | awk '{v[NR]=$1} END {print v[int((NR+1)/2)]}'; }
 
 echo "driver: $(curl -s "http://127.0.0.1:$shadowcat_port/metrics" | grep -E '^shadowcat_driver_info' | head -n 1)"
 echo "$connections connections, $rounds rounds of ${seconds} s, CPU ns a request: shadowcat, nginx, ratio"
-: >"$work/a"; : >"$work/b"; : >"$work/r"
+: >"$work/ours"; : >"$work/theirs"; : >"$work/ratios"
 for i in $(seq "$rounds"); do
     if [ $((i % 2)) = 1 ]; then a=$(round shadowcat "$shadowcat_port" "$shadowcat"); b=$(round nginx "$nginx_port" "$nginx")
     else b=$(round nginx "$nginx_port" "$nginx"); a=$(round shadowcat "$shadowcat_port" "$shadowcat"); fi
     ratio=$(awk "BEGIN {printf \"%.3f\", $a/$b}")
-    echo "$a" >>"$work/a"; echo "$b" >>"$work/b"; echo "$ratio" >>"$work/r"
+    echo "$a" >>"$work/ours"; echo "$b" >>"$work/theirs"; echo "$ratio" >>"$work/ratios"
     echo "round $i: $a $b $ratio"
 done
-echo "median: $(median <"$work/a") $(median <"$work/b") ratio $(median <"$work/r") (from $(sort -n "$work/r" | head -n 1) to $(sort -n "$work/r" | tail -n 1))"
+echo "median: $(median <"$work/ours") $(median <"$work/theirs") ratio $(median <"$work/ratios") (from $(sort -n "$work/ratios" | head -n 1) to $(sort -n "$work/ratios" | tail -n 1))"

@@ -2,19 +2,25 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand};
 
-use crate::config::Sources;
+use crate::config::schema::{DRIVERS, WORKERS_MAX};
+use crate::config::{self, Sources};
 
-const LONG_VERSION: &str = concat!(
-    env!("CARGO_PKG_VERSION"),
-    "\nTLS: rustls with aws-lc-rs\nI/O: monoio on io_uring (DEFER_TASKRUN, COOP_TASKRUN) or epoll\nsessions: LMDB"
-);
+/// The commit it was built from, which whoever builds a release sets.
+const COMMIT: Option<&str> = option_env!("SHADOWCAT_COMMIT");
+
+#[cfg(feature = "mimalloc")]
+const ALLOCATOR: &str = "mimalloc";
+#[cfg(not(feature = "mimalloc"))]
+const ALLOCATOR: &str = "the system's";
 
 /// A proxy for MCP servers.
 #[derive(Debug, Parser)]
-#[command(name = "shadowcat", version, long_version = LONG_VERSION, about, max_term_width = 100)]
+#[command(name = "shadowcat", version, long_version = long_version(), about, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -23,9 +29,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Stand in front of one MCP server, or of replicas of one.
-    Reverse(ServerArgs),
+    Reverse(Box<ServerArgs>),
     /// The same for many upstreams from a configuration file.
-    Gateway(ServerArgs),
+    Gateway(Box<ServerArgs>),
     /// Check a configuration, or show what holds.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -38,77 +44,86 @@ pub enum Command {
 #[derive(Clone, Debug, Default, Args)]
 pub struct ServerArgs {
     /// Address and port to listen on [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     bind: Option<String>,
     /// An MCP server, http:// or https://; repeat for replicas
     #[arg(long, value_name = "URL")]
     upstream: Vec<String>,
     /// Worker threads [default: the CPUs the process may use]
     #[arg(long, value_name = "N")]
-    workers: Option<usize>,
-    /// Configuration file (TOML)
-    #[arg(long, short, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// How workers do I/O
-    #[arg(long, value_enum)]
-    driver: Option<Driver>,
-    /// Authentication settings (YAML)
-    #[arg(long, value_name = "FILE")]
-    auth_config: Option<PathBuf>,
+    workers: Option<u64>,
+    /// How workers do I/O [default: auto]
+    #[arg(long, value_name = "DRIVER", value_parser = PossibleValuesParser::new(DRIVERS))]
+    driver: Option<String>,
     /// Certificate chain (PEM)
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<String>,
     /// Private key (PEM)
     #[arg(long, value_name = "FILE")]
     tls_key: Option<String>,
-    /// Oldest TLS version
-    #[arg(long, value_name = "VERSION", value_parser = ["1.2", "1.3"])]
+    /// Oldest TLS version [default: 1.2]
+    #[arg(long, value_name = "VERSION", value_parser = PossibleValuesParser::new(["1.2", "1.3"]))]
     tls_min_version: Option<String>,
-    /// Set any key of the configuration
-    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = key_and_value)]
-    set: Vec<(String, String)>,
+    /// What is logged: error, warn, info, debug, trace, or a filter as in RUST_LOG
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Configuration file (TOML)
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    more: MoreSettings,
     /// Start a built-in MCP server behind the proxy
-    #[arg(long)]
+    #[arg(long, conflicts_with = "upstream")]
     pub demo: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Driver {
-    Auto,
-    #[value(name = "io_uring")]
-    IoUring,
-    Epoll,
+/// What `config` takes as well.
+#[derive(Clone, Debug, Default, Args)]
+pub struct MoreSettings {
+    /// Authentication settings: the keys of [auth] (YAML)
+    #[arg(long, value_name = "FILE")]
+    auth_config: Option<PathBuf>,
+    /// Set any key of the configuration; repeat for more
+    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
     /// Address and port to listen on
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3000")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3000", value_parser = config::address)]
     pub bind: SocketAddr,
     /// Worker threads
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub workers: usize,
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=WORKERS_MAX))]
+    pub workers: u64,
+    /// How workers do I/O
+    #[arg(long, value_name = "DRIVER", default_value = "auto", value_parser = PossibleValuesParser::new(DRIVERS))]
+    pub driver: String,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Check a file: every error with its line and column
     Check {
+        /// Without it, the file that a server would read
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
-        #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = key_and_value)]
-        set: Vec<(String, String)>,
+        #[command(flatten)]
+        more: MoreSettings,
     },
     /// Show what holds; secrets are left out
     Show {
+        /// Without it, the file that a server would read
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
         /// Say where each value comes from
         #[arg(long)]
         origin: bool,
-        #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = key_and_value)]
-        set: Vec<(String, String)>,
+        #[command(flatten)]
+        more: MoreSettings,
     },
+    /// Print a complete file, commented
+    Default,
     /// Print the reference of all keys (Markdown)
     Reference,
 }
@@ -116,37 +131,153 @@ pub enum ConfigCommand {
 impl ServerArgs {
     /// What the flags and the environment say.
     pub fn sources(&self) -> Sources {
-        let mut sources = sources(self.config.clone(), &self.set);
-        let mut flag = |key: &str, value: Option<String>, name: &str| {
+        let mut sources = self.more.sources(self.config.clone());
+        let workers = self.workers.map(|number| number.to_string());
+        for (key, value, flag) in [
+            ("proxy.bind", &self.bind, "--bind"),
+            ("proxy.worker_threads", &workers, "--workers"),
+            ("proxy.driver", &self.driver, "--driver"),
+            ("tls.cert_path", &self.tls_cert, "--tls-cert"),
+            ("tls.key_path", &self.tls_key, "--tls-key"),
+            ("tls.min_version", &self.tls_min_version, "--tls-min-version"),
+            ("logging.level", &self.log_level, "--log-level"),
+        ] {
             if let Some(value) = value {
-                sources.flags.push((key.to_owned(), value, name.to_owned()));
+                sources.flags.push((key.to_owned(), value.clone(), flag.to_owned()));
             }
-        };
-        flag("proxy.bind", self.bind.clone(), "--bind");
-        flag("proxy.worker_threads", self.workers.map(|n| n.to_string()), "--workers");
-        let driver = self.driver.and_then(|driver| driver.to_possible_value());
-        flag("proxy.driver", driver.map(|value| value.get_name().to_owned()), "--driver");
-        flag("tls.cert_path", self.tls_cert.clone(), "--tls-cert");
-        flag("tls.key_path", self.tls_key.clone(), "--tls-key");
-        flag("tls.min_version", self.tls_min_version.clone(), "--tls-min-version");
-        if self.auth_config.is_some() {
-            flag("auth.enabled", Some("true".to_owned()), "--auth-config");
         }
         sources.upstreams = self.upstream.clone();
         sources
     }
 }
 
-/// What `--config`, `--set` and the environment say.
-pub fn sources(file: Option<PathBuf>, set: &[(String, String)]) -> Sources {
-    let flags = set.iter().map(|(key, value)| (key.clone(), value.clone(), format!("--set {key}"))).collect();
-    let environment = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
-    Sources { file, flags, environment, ..Sources::default() }
+impl MoreSettings {
+    /// What these flags, this file and the environment say.
+    pub fn sources(&self, file: Option<PathBuf>) -> Sources {
+        let flag = |(key, value): &(String, String)| (key.clone(), value.clone(), format!("--set {key}"));
+        let mut sources = Sources {
+            file,
+            auth_config: self.auth_config.clone(),
+            flags: self.set.iter().map(flag).collect(),
+            ..Sources::default()
+        };
+        for (name, value) in std::env::vars_os() {
+            let Ok(name) = name.into_string() else { continue };
+            match value.into_string() {
+                Ok(value) => drop(sources.environment.insert(name, value)),
+                Err(_) => sources.undecodable.push(name),
+            }
+        }
+        sources
+    }
+}
+
+fn long_version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let commit = COMMIT.map(|commit| format!(" (commit {commit})")).unwrap_or_default();
+        format!(
+            "{}{commit}\nTLS: rustls with aws-lc-rs\nI/O: monoio on io_uring (DEFER_TASKRUN, COOP_TASKRUN) \
+             or epoll\nsessions: LMDB\nallocator: {ALLOCATOR}",
+            env!("CARGO_PKG_VERSION")
+        )
+    });
+    &TEXT
+}
+
+/// Wrong usage is told by clap, with the exit code for it; the configuration reads the text again.
+fn address(text: &str) -> Result<String, String> {
+    config::address(text).map(|_| text.to_owned())
 }
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected SECTION.KEY=VALUE")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(arguments: &[&str]) -> Sources {
+        match Cli::try_parse_from(["shadowcat", "reverse"].iter().chain(arguments)).map(|cli| cli.command) {
+            Ok(Some(Command::Reverse(args))) => args.sources(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refuses(arguments: &[&str]) -> i32 {
+        Cli::try_parse_from(["shadowcat"].iter().chain(arguments)).unwrap_err().exit_code()
+    }
+
+    #[test]
+    fn clap_finds_no_contradiction() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_sets_its_key() {
+        let sources = sources(&[
+            "--bind",
+            "0.0.0.0:443",
+            "--upstream",
+            "http://a",
+            "--upstream",
+            "http://b",
+            "--workers",
+            "3",
+            "--driver",
+            "epoll",
+            "--config",
+            "f.toml",
+            "--auth-config",
+            "auth.yaml",
+            "--tls-cert",
+            "c.pem",
+            "--tls-key",
+            "k.pem",
+            "--tls-min-version",
+            "1.3",
+            "--log-level",
+            "debug",
+            "--set",
+            "session.timeout=5m",
+            "--set",
+            "record.output=a=b",
+        ]);
+        let said: Vec<(&str, &str)> =
+            sources.flags.iter().map(|(key, value, _)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(
+            said,
+            [
+                ("session.timeout", "5m"),
+                ("record.output", "a=b"),
+                ("proxy.bind", "0.0.0.0:443"),
+                ("proxy.worker_threads", "3"),
+                ("proxy.driver", "epoll"),
+                ("tls.cert_path", "c.pem"),
+                ("tls.key_path", "k.pem"),
+                ("tls.min_version", "1.3"),
+                ("logging.level", "debug"),
+            ]
+        );
+        assert_eq!(sources.upstreams, ["http://a", "http://b"]);
+        assert_eq!(sources.file, Some("f.toml".into()));
+        assert_eq!(sources.auth_config, Some("auth.yaml".into()));
+    }
+
+    #[test]
+    fn wrong_usage_exits_with_2() {
+        for arguments in [
+            &["reverse", "--bind", "8080"][..],
+            &["reverse", "--workers", "many"],
+            &["reverse", "--driver", "kqueue"],
+            &["reverse", "--tls-min-version", "1.1"],
+            &["reverse", "--set", "session.timeout"],
+            &["reverse", "--demo", "--upstream", "http://a"],
+            &["sideways"],
+        ] {
+            assert_eq!(refuses(arguments), 2, "{arguments:?}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ mod config;
 mod demo;
 mod serve;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -60,6 +60,6 @@ fn run_the_mode_of_the_environment() -> Result<ExitCode, Failure> {
     }
 }
 
-fn store_check(directory: &PathBuf) -> ExitCode {
+fn store_check(directory: &Path) -> ExitCode {
     crate::store::check_main(directory)
 }

@@ -58,7 +58,9 @@ fn serve_failure(plan: &Plan, error: &anyhow::Error) -> Failure {
 
 fn start_demo() -> Result<demo::Running, Failure> {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    demo::spawn(loopback, 1).map_err(|error| Failure { code: 1, message: format!("the demo server: {error}") })
+    demo::Demo { behind_proxy: true, ..demo::Demo::new(loopback) }
+        .spawn()
+        .map_err(|error| Failure { code: 1, message: format!("the demo server: {error}") })
 }
 
 fn announce(address: SocketAddr, plan: &Plan, is_demo: bool) {

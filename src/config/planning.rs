@@ -1,96 +1,62 @@
 //! From settings as written to the plan as run.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use url::Url;
-
-use super::Sources;
+use super::checks;
 use super::cpus;
 use super::errors::{Errors, Problem};
-use super::layers::{Layers, Origin, Setting, UpstreamLayer};
+use super::filter;
+use super::items;
+use super::layers::{Layers, Setting};
 use super::plan::*;
-use super::schema::{self, UPSTREAM_KEYS};
-use super::values;
+use super::schema::WORKERS_MAX;
+use super::upstreams;
+use super::{Purpose, Sources};
 use crate::wire::http1::head::HeadLimits;
 
-/// `None` if something is wrong (and was added to the errors).
-pub fn plan(layers: &Layers, sources: &Sources, errors: &mut Errors, warnings: &mut Vec<String>) -> Option<Plan> {
-    let before = errors.problems().len();
-    let mut reader = Reader { layers, errors };
-    let bind: SocketAddr = reader.value("proxy.bind", values::address)?;
-    let workers = reader.workers();
-    let upstreams = reader.upstreams();
-    reader.conflicts();
-    reader.private_key();
+/// Collects what is wrong and what is odd while the plan is made.
+pub struct Planner<'a> {
+    pub layers: &'a Layers,
+    pub sources: &'a Sources,
+    pub purpose: Purpose,
+    pub errors: &'a mut Errors,
+    pub warnings: &'a mut Vec<String>,
+}
+
+/// The plan; what is wrong with it was added to the errors.
+pub fn plan(planner: &mut Planner<'_>) -> Plan {
+    let bind: SocketAddr = planner.layers.required("proxy.bind");
     let plan = Plan {
         bind,
-        workers,
-        driver: match reader.text("proxy.driver").as_str() {
+        workers: planner.workers(),
+        driver: match planner.text("proxy.driver").as_str() {
             "io_uring" => DriverChoice::IoUring,
             "epoll" => DriverChoice::Epoll,
             _ => DriverChoice::Auto,
         },
-        upstreams,
-        session: reader.session(bind, sources, warnings)?,
-        limits: reader.limits()?,
-        timeouts: reader.timeouts()?,
-        pool: PoolPlan {
-            min_idle: reader.number("pool.min_idle")? as usize,
-            max_size: reader.number("pool.max_size")? as usize,
-            idle_timeout: reader.value("pool.idle_timeout", values::duration)?,
-        },
-        guards: reader.guards(),
-        log: reader.log(&sources.environment, warnings),
-        stream_buffer_bytes: reader.value("performance.buffer_size", values::size)?.clamp(4096, 16 << 20) as usize,
+        upstreams: upstreams::plans(planner),
+        session: planner.session(bind),
+        limits: planner.limits(),
+        timeouts: timeouts(planner.layers),
+        pool: planner.pool(),
+        guards: guards(planner.layers),
+        log: planner.log(),
+        stream_buffer_bytes: planner.layers.required("performance.buffer_size"),
     };
-    (errors.problems().len() == before).then_some(plan)
+    checks::all(planner, &plan);
+    plan
 }
 
-struct Reader<'a> {
-    layers: &'a Layers,
-    errors: &'a mut Errors,
-}
-
-impl Reader<'_> {
-    fn setting(&self, path: &str) -> Option<&Setting> {
-        self.layers.get(path)
-    }
-
-    /// What was said, else the default, as text; "" for neither.
-    fn text(&self, path: &str) -> String {
-        let default = || schema::find(path).map(|key| key.default.to_owned()).unwrap_or_default();
-        self.setting(path).map_or_else(default, |setting| setting.raw.text())
-    }
-
-    /// Kinds were checked where the value was read; this only fails for a default that is no value.
-    fn value<T>(&mut self, path: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        match read(&self.text(path)) {
-            Ok(value) => Some(value),
-            Err(why) => {
-                self.errors.push(Problem::new(format!("{path}: {why}")));
-                None
-            }
-        }
-    }
-
-    fn optional<T>(&mut self, path: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        self.setting(path)?;
-        self.value(path, read)
-    }
-
-    fn number(&mut self, path: &str) -> Option<u64> {
-        self.value(path, |text| values::count(text, 0, u64::MAX))
-    }
-
-    fn list(&self, path: &str) -> Vec<String> {
-        self.setting(path).map(|setting| setting.raw.list()).unwrap_or_default()
+impl Planner<'_> {
+    pub fn text(&self, path: &str) -> String {
+        self.layers.required(path)
     }
 
     /// Something is wrong with what `path` was set to.
-    fn blame(&mut self, path: &str, message: impl Into<String>) {
+    pub fn blame(&mut self, path: &str, message: impl Into<String>) {
         let message = message.into();
         let problem = match self.layers.get(path) {
             Some(setting) => setting.origin.problem(message),
@@ -99,249 +65,156 @@ impl Reader<'_> {
         self.errors.push(problem);
     }
 
-    fn workers(&mut self) -> usize {
-        const PATHS: [&str; 2] = ["proxy.worker_threads", "performance.worker_threads"];
-        let said: Vec<String> = PATHS.iter().filter_map(|path| Some(self.setting(path)?.raw.text())).collect();
-        // A flag sets the first of them and wins over the file's second.
-        let by_flag = PATHS.map(|path| {
-            matches!(self.setting(path).map(|setting| &setting.origin), Some(Origin::Flag(_) | Origin::Variable(_)))
-        });
-        if said.len() == 2 && said[0] != said[1] && by_flag == [false, false] {
-            self.blame(PATHS[1], "proxy.worker_threads and performance.worker_threads are one setting and differ");
+    /// What wins of two spellings of one setting; in the same place they must not `clash`.
+    pub fn either(
+        &mut self,
+        paths: [&'static str; 2],
+        clash: impl Fn(&Setting, &Setting) -> Option<String>,
+    ) -> Option<&'static str> {
+        let [first, second] = paths.map(|path| self.layers.get(path));
+        match (first, second) {
+            (Some(one), Some(other)) if one.origin.rank() == other.origin.rank() => {
+                if let Some(message) = clash(one, other) {
+                    self.errors.push(other.origin.problem(message).hint(format!("also set by {}", one.origin)));
+                }
+                Some(paths[0])
+            }
+            (Some(one), Some(other)) if one.origin.rank() < other.origin.rank() => Some(paths[1]),
+            (Some(_), _) => Some(paths[0]),
+            (None, Some(_)) => Some(paths[1]),
+            (None, None) => None,
         }
-        let chosen = if by_flag == [false, true] { said.last() } else { said.first() };
-        chosen.and_then(|text| text.parse().ok()).unwrap_or_else(cpus::usable)
     }
 
-    fn session(&mut self, bind: SocketAddr, sources: &Sources, warnings: &mut Vec<String>) -> Option<SessionPlan> {
-        let path = match self.setting("session.database_path") {
-            Some(setting) => PathBuf::from(setting.raw.text()),
-            None => default_session_path(bind, &sources.environment),
-        };
-        let said = self.setting("session.store").is_some() || self.setting("session.database_path").is_some();
+    fn workers(&mut self) -> usize {
+        let chosen = self.either(["proxy.worker_threads", "performance.worker_threads"], |one, other| {
+            let message = "proxy.worker_threads and performance.worker_threads are one setting and differ";
+            (one.value != other.value).then(|| message.to_owned())
+        });
+        match chosen {
+            Some(path) => self.layers.required(path),
+            None if self.purpose == Purpose::Text => 1,
+            None => cpus::usable().min(WORKERS_MAX as usize),
+        }
+    }
+
+    fn session(&mut self, bind: SocketAddr) -> SessionPlan {
+        let layers = self.layers;
+        let said: Option<PathBuf> = layers.optional("session.database_path");
+        let in_memory = self.sources.in_memory && said.is_none() && layers.get("session.store").is_none();
+        let path = said.unwrap_or_else(|| default_session_path(bind, &self.sources.environment));
         let store = match self.text("session.store").as_str() {
             "memory" => StoreKind::Memory,
             "sqlite" => {
-                warnings.push(format!("session.store = \"sqlite\": LMDB is used, at {}", path.display()));
+                self.warnings.push(format!("session.store = \"sqlite\": LMDB is used, at {}", path.display()));
                 StoreKind::Lmdb
             }
-            _ if sources.in_memory && !said => StoreKind::Memory,
+            _ if in_memory => StoreKind::Memory,
             _ => StoreKind::Lmdb,
         };
         let relaxed = self.text("session.durability") == "relaxed";
-        Some(SessionPlan {
+        SessionPlan {
             store,
             path,
-            timeout: self.value("session.timeout", values::duration)?,
-            max_sessions: self.number("session.max_sessions")?,
-            cleanup_interval: self.value("session.cleanup_interval", values::duration)?.max(Duration::from_millis(50)),
+            timeout: layers.required("session.timeout"),
+            max_sessions: layers.required("session.max_sessions"),
+            cleanup_interval: layers.required("session.cleanup_interval"),
             durability: if relaxed { Durability::Relaxed } else { Durability::Strict },
-        })
-    }
-
-    fn limits(&mut self) -> Option<LimitsPlan> {
-        Some(LimitsPlan {
-            head: HeadLimits {
-                head_bytes: self.value("limits.head_bytes", values::size)?.clamp(256, 1 << 20) as usize,
-                fields: self.number("limits.fields")? as usize,
-                target_bytes: self.value("limits.target_bytes", values::size)? as usize,
-            },
-            body_bytes_max: self.optional("limits.body_bytes", values::size),
-            peek_bytes_max: self.value("limits.peek_bytes", values::size)?.min(1 << 30) as usize,
-            connections_max: self.number("performance.max_connections")? as usize,
-        })
-    }
-
-    fn timeouts(&mut self) -> Option<TimeoutsPlan> {
-        let mut duration = |path| self.value(path, values::duration);
-        Some(TimeoutsPlan {
-            header: duration("timeouts.header")?,
-            body: duration("timeouts.body")?,
-            keep_alive: duration("performance.keep_alive_timeout")?,
-            connect: duration("performance.connection_timeout")?,
-            write: duration("timeouts.write")?,
-            shutdown: duration("timeouts.shutdown")?,
-            request: self.optional("timeouts.request", values::duration),
-        })
-    }
-
-    fn guards(&mut self) -> GuardsPlan {
-        let lower = |list: Vec<String>| list.iter().map(|item| item.to_ascii_lowercase()).collect();
-        let mut trusted_proxies = Vec::new();
-        for text in self.list("proxy.trusted_proxies") {
-            match cidr(&text) {
-                Some(range) => trusted_proxies.push(range),
-                None => self.blame("proxy.trusted_proxies", format!("`{text}` is no address range such as 10.0.0.0/8")),
-            }
-        }
-        GuardsPlan {
-            allowed_hosts: lower(self.list("proxy.allowed_hosts")),
-            allowed_origins: lower(self.list("proxy.allowed_origins")),
-            trusted_proxies,
-            rewrite_host: self.text("proxy.rewrite_host") == "true",
         }
     }
 
-    fn log(&mut self, environment: &BTreeMap<String, String>, warnings: &mut Vec<String>) -> LogPlan {
-        let mut filter = self.text("logging.level");
-        if let Some(directives) = environment.get("RUST_LOG").filter(|text| !text.is_empty()) {
-            let (good, bad): (Vec<&str>, Vec<&str>) =
-                directives.split(',').map(str::trim).filter(|d| !d.is_empty()).partition(|d| is_directive(d));
-            for nonsense in bad {
-                warnings.push(format!("RUST_LOG: `{nonsense}` is no filter and is ignored"));
-            }
-            if !good.is_empty() {
-                filter = good.join(",");
-            }
-        } else if !filter.split(',').all(is_directive) {
+    fn limits(&mut self) -> LimitsPlan {
+        let layers = self.layers;
+        let head = HeadLimits {
+            head_bytes: layers.required("limits.head_bytes"),
+            fields: layers.required("limits.fields"),
+            target_bytes: layers.required("limits.target_bytes"),
+        };
+        if head.target_bytes > head.head_bytes {
             self.blame(
-                "logging.level",
-                format!("`{filter}` is no level: error, warn, info, debug, trace, or a filter"),
+                "limits.target_bytes",
+                "limits.target_bytes is more than limits.head_bytes, of which it is a part",
             );
         }
-        let format = if self.text("logging.format") == "json" { LogFormat::Json } else { LogFormat::Human };
-        let output = match self.text("logging.output").as_str() {
-            "stdout" => LogOutput::Stdout,
-            "stderr" => LogOutput::Stderr,
-            path => LogOutput::File(path.into()),
-        };
-        LogPlan { filter, format, output }
-    }
-
-    fn upstreams(&mut self) -> Vec<UpstreamPlan> {
-        let mut plans: Vec<UpstreamPlan> = Vec::new();
-        for layer in &self.layers.upstreams {
-            let Some(plan) = self.upstream(layer) else { continue };
-            if plans.iter().any(|other| other.name == plan.name) {
-                let problem = layer.origin.problem(format!("two upstreams are named `{}`", plan.name));
-                self.errors.push(problem.hint("give each a name of its own"));
-            }
-            plans.push(plan);
-        }
-        plans
-    }
-
-    fn upstream(&mut self, layer: &UpstreamLayer) -> Option<UpstreamPlan> {
-        let text = |name: &str| {
-            let default = || UPSTREAM_KEYS.iter().find(|key| key.name == name).map_or("", |key| key.default).to_owned();
-            layer.settings.get(name).map_or_else(default, |setting| setting.raw.text())
-        };
-        let Some(setting) = layer.settings.get("url") else {
-            self.errors.push(layer.origin.problem("an upstream without its `url`"));
-            return None;
-        };
-        let parts = match url_parts(&setting.raw.text()) {
-            Ok(parts) => parts,
-            Err(why) => {
-                self.errors.push(setting.origin.problem(why));
-                return None;
-            }
-        };
-        let said_tls = ["ca_path", "server_name"].iter().find_map(|name| layer.settings.get(*name));
-        if let (false, Some(setting)) = (parts.tls, said_tls) {
-            self.errors.push(setting.origin.problem("only an https:// upstream has a certificate"));
-        }
-        let tls = parts.tls.then(|| UpstreamTls {
-            server_name: Some(text("server_name")).filter(|name| !name.is_empty()).unwrap_or(parts.host.clone()),
-            ca_path: layer.settings.get("ca_path").map(|setting| PathBuf::from(setting.raw.text())),
-        });
-        let name = Some(text("name")).filter(|name| !name.is_empty());
-        Some(UpstreamPlan {
-            name: name.unwrap_or_else(|| format!("{}:{}", bracketed(&parts.host), parts.port)),
-            host: parts.host,
-            port: parts.port,
-            authority: parts.authority,
-            path: parts.path,
-            tls,
-            weight: text("weight").parse().unwrap_or(1),
-            max_connections: text("max_connections").parse().ok(),
-            timeout: values::duration(&text("timeout")).unwrap_or(Duration::from_secs(30)),
-        })
-    }
-
-    /// Two spellings of one limit.
-    fn conflicts(&mut self) {
-        for (short, long) in [("rate_limit.global", "global_limit"), ("rate_limit.per_user", "per_user_limit")] {
-            if self.setting(short).is_some() && self.setting(&format!("rate_limit.{long}")).is_some() {
-                self.blame(short, format!("{short} and rate_limit.{long} are one setting: write one of them"));
-            }
-        }
-        if self.setting("tls.cert_path").is_some() != self.setting("tls.key_path").is_some() {
-            let path = if self.setting("tls.cert_path").is_some() { "tls.cert_path" } else { "tls.key_path" };
-            self.blame(path, "tls.cert_path and tls.key_path are needed together");
+        LimitsPlan {
+            head,
+            body_bytes_max: layers.required("limits.body_bytes"),
+            peek_bytes_max: layers.required("limits.peek_bytes"),
+            connections_max: layers.required("performance.max_connections"),
         }
     }
 
-    /// A key that everybody can read is no secret.
-    fn private_key(&mut self) {
-        use std::os::unix::fs::PermissionsExt;
-        let Some(setting) = self.setting("tls.key_path") else { return };
-        let Ok(metadata) = std::fs::metadata(setting.raw.text()) else { return };
-        let mode = metadata.permissions().mode() & 0o777;
-        if mode & 0o037 != 0 {
-            self.blame("tls.key_path", format!("others can read this private key (mode {mode:04o}): chmod 400"));
+    fn pool(&mut self) -> PoolPlan {
+        let layers = self.layers;
+        let pool = PoolPlan {
+            min_idle: layers.required("pool.min_idle"),
+            max_size: layers.required("pool.max_size"),
+            idle_timeout: layers.required("pool.idle_timeout"),
+        };
+        if pool.min_idle > pool.max_size {
+            self.blame("pool.min_idle", "pool.min_idle is more than pool.max_size");
         }
+        pool
+    }
+
+    fn log(&mut self) -> LogPlan {
+        let output = self.text("logging.output");
+        LogPlan {
+            filter: filter::choose(self),
+            format: if self.text("logging.format") == "json" { LogFormat::Json } else { LogFormat::Human },
+            output: match output.as_str() {
+                "stdout" => LogOutput::Stdout,
+                "stderr" => LogOutput::Stderr,
+                path if path.contains('/') => LogOutput::File(path.into()),
+                other => {
+                    let message =
+                        format!("logging.output: expected stdout, stderr, or the path of a file, such as ./{other}");
+                    self.blame("logging.output", message);
+                    LogOutput::Stderr
+                }
+            },
+        }
+    }
+}
+
+fn timeouts(layers: &Layers) -> TimeoutsPlan {
+    TimeoutsPlan {
+        header: layers.required("timeouts.header"),
+        body: layers.required("timeouts.body"),
+        keep_alive: layers.required("performance.keep_alive_timeout"),
+        request: layers.required::<Option<Duration>>("timeouts.request"),
+        connect: layers.required("performance.connection_timeout"),
+        write: layers.required("timeouts.write"),
+        shutdown: layers.required("timeouts.shutdown"),
+    }
+}
+
+fn guards(layers: &Layers) -> GuardsPlan {
+    let list = |path| layers.optional::<Vec<String>>(path).unwrap_or_default();
+    GuardsPlan {
+        allowed_hosts: list("proxy.allowed_hosts"),
+        allowed_origins: list("proxy.allowed_origins"),
+        // Each item was read once already, when it was set.
+        trusted_proxies: list("proxy.trusted_proxies").iter().filter_map(|text| items::cidr(text).ok()).collect(),
+        rewrite_host: layers.required("proxy.rewrite_host"),
     }
 }
 
 /// Below the state directory, one for each address, so that two servers never share one.
 fn default_session_path(bind: SocketAddr, environment: &BTreeMap<String, String>) -> PathBuf {
+    // A relative XDG_STATE_HOME is to be ignored (XDG Base Directory Specification).
     let variable = |name: &str| environment.get(name).filter(|value| value.starts_with('/')).map(PathBuf::from);
-    let state = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
-    state.unwrap_or_else(std::env::temp_dir).join("shadowcat").join(bind.to_string())
-}
-
-struct UrlParts {
-    tls: bool,
-    host: String,
-    port: u16,
-    authority: String,
-    path: String,
-}
-
-fn url_parts(text: &str) -> Result<UrlParts, String> {
-    let url = Url::parse(text).map_err(|error| format!("`{text}` is no URL: {error}"))?;
-    let tls = match url.scheme() {
-        "http" => false,
-        "https" => true,
-        other => return Err(format!("`{text}`: an upstream is http:// or https://, not {other}:")),
+    let state = variable("XDG_STATE_HOME")
+        .or_else(|| variable("HOME").filter(|home| home.parent().is_some()).map(|home| home.join(".local/state")))
+        .map(|state| state.join("shadowcat"));
+    let user = rustix::process::getuid().as_raw();
+    let temporary = || variable("TMPDIR").unwrap_or_else(|| "/tmp".into()).join(format!("shadowcat-{user}"));
+    // Port 0 is another port each time.
+    let name = match bind.port() {
+        0 => format!("{bind}-{}", std::process::id()),
+        _ => bind.to_string(),
     };
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("an upstream's URL holds no user or password".into());
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(format!("`{text}`: an upstream's URL has no query and no fragment"));
-    }
-    let host = url.host_str().ok_or_else(|| format!("`{text}` has no host"))?;
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let port = url.port_or_known_default().ok_or_else(|| format!("`{text}` has no port"))?;
-    let authority = match url.port() {
-        Some(port) => format!("{}:{port}", bracketed(&host)),
-        None => bracketed(&host),
-    };
-    Ok(UrlParts { tls, authority, port, path: url.path().to_owned(), host })
-}
-
-fn bracketed(host: &str) -> String {
-    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
-}
-
-fn cidr(text: &str) -> Option<Cidr> {
-    let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
-    let address: IpAddr = address.parse().ok()?;
-    let width = if address.is_ipv4() { 32 } else { 128 };
-    let prefix = prefix.map_or(Some(width), |prefix| prefix.parse().ok())?;
-    (prefix <= width).then_some(Cidr { address, prefix })
-}
-
-/// `level` or `target=level`, as in RUST_LOG.
-fn is_directive(text: &str) -> bool {
-    let level = text.rsplit('=').next().unwrap_or(text).trim();
-    let known = ["off", "error", "warn", "info", "debug", "trace"].iter().any(|name| level.eq_ignore_ascii_case(name));
-    let target = text.split_once('=').map(|(target, _)| target.trim());
-    let plain =
-        |target: &str| !target.is_empty() && target.chars().all(|c| c.is_alphanumeric() || "_:-[]{}".contains(c));
-    known && target.is_none_or(plain)
+    state.unwrap_or_else(temporary).join(name)
 }
 
 #[cfg(test)]
@@ -349,30 +222,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_of_upstreams_are_taken_apart() {
-        let parts = url_parts("https://[::1]/mcp").unwrap();
-        assert_eq!((parts.tls, parts.host.as_str(), parts.port), (true, "::1", 443));
-        assert_eq!((parts.authority.as_str(), parts.path.as_str()), ("[::1]", "/mcp"));
-        assert_eq!(url_parts("http://h:80").unwrap().path, "/");
-        for bad in ["ftp://h", "http://u:p@h", "http://h/?a", "http://h/#a", "h:80", "http://"] {
-            assert!(url_parts(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn ranges_hold_their_addresses() {
-        let range = cidr("10.1.0.0/16").unwrap();
-        assert!(range.contains("10.1.255.1".parse().unwrap()));
-        assert!(range.contains("::ffff:10.1.2.3".parse().unwrap()));
-        assert!(!range.contains("10.2.0.1".parse().unwrap()));
-        assert!(cidr("0.0.0.0/0").unwrap().contains("1.2.3.4".parse().unwrap()));
-        assert!(cidr("::1").unwrap().contains("::1".parse().unwrap()));
-        assert!(cidr("10.0.0.0/33").is_none() && cidr("x").is_none());
-    }
-
-    #[test]
-    fn filters_of_crates_that_are_not_here_are_fine_and_nonsense_is_not() {
-        assert!(is_directive("shadowcat=info") && is_directive("tower_http=debug") && is_directive("WARN"));
-        assert!(!is_directive("loud") && !is_directive("a=b=") && !is_directive("=info"));
+    fn sessions_live_below_the_state_directory_by_address() {
+        let path = |bind: &str, pairs: &[(&str, &str)]| {
+            let environment = pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+            default_session_path(bind.parse().unwrap(), &environment).display().to_string()
+        };
+        let home = ("HOME", "/home/x");
+        assert_eq!(path("127.0.0.1:80", &[home, ("XDG_STATE_HOME", "/s")]), "/s/shadowcat/127.0.0.1:80");
+        assert_eq!(path("[::1]:80", &[home, ("XDG_STATE_HOME", "s")]), "/home/x/.local/state/shadowcat/[::1]:80");
+        assert!(path("127.0.0.1:80", &[("TMPDIR", "/t"), ("HOME", "/")]).starts_with("/t/shadowcat-"));
+        assert!(path("127.0.0.1:80", &[]).starts_with("/tmp/shadowcat-"));
+        assert_ne!(path("127.0.0.1:0", &[home]), "/home/x/.local/state/shadowcat/127.0.0.1:0");
     }
 }

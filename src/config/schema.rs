@@ -1,6 +1,7 @@
 //! Every option, defined once: section, key, kind, default, what it is for. The reference in `docs/` is made from this.
 
-use super::values::Kind;
+use super::document::Node;
+use super::values::{ALGORITHMS, Item, Kind, Value};
 use Kind::*;
 
 /// One option.
@@ -15,8 +16,14 @@ pub struct Key {
 }
 
 impl Key {
+    /// `section.name`, as flags and messages have it.
     pub fn path(&self) -> String {
         format!("{}.{}", self.section, self.name)
+    }
+
+    /// `None` if there is none (or it is no value of its kind, which a test rules out).
+    pub fn default_value(&self) -> Option<Value> {
+        if self.default.is_empty() { None } else { self.kind.read(&Node::loose(self.default)).ok() }
     }
 }
 
@@ -46,63 +53,90 @@ pub const SECTIONS: &[(&str, &str)] = &[
 
 const MODES: &[&str] = &["reverse", "gateway"];
 
+/// What workers can do I/O with.
+pub const DRIVERS: [&str; 3] = ["auto", "io_uring", "epoll"];
+
+/// More workers than any machine has CPUs; each takes a reader's slot of the session store, which has 512.
+pub const WORKERS_MAX: u64 = 256;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
 /// All options but those of `[[upstreams]]`.
 pub const KEYS: &[Key] = &[
     key("proxy", "mode", Choice(MODES), "reverse", "What a start without a command runs."),
-    key("proxy", "bind", Address, "127.0.0.1:8080", "Address and port to listen on."),
+    key(
+        "proxy",
+        "bind",
+        Address,
+        "127.0.0.1:8080",
+        "Address and port to listen on; `localhost:8080` and `:8080` (every address) work as well.",
+    ),
     key(
         "proxy",
         "worker_threads",
-        Count(1, 1024),
+        Count(1, WORKERS_MAX),
         "",
-        "Workers; default: the CPUs the process may use. The same setting as `performance.worker_threads`.",
+        "Worker threads, each with its own event loop. Default: the CPUs that affinity and cgroup quota leave, rounded up.",
     ),
     key(
         "proxy",
         "driver",
-        Choice(&["auto", "io_uring", "epoll"]),
+        Choice(&DRIVERS),
         "auto",
-        "How workers do I/O; `auto` takes the best that the kernel allows.",
+        "How workers do I/O; `auto` takes io_uring where the kernel allows it, else epoll.",
     ),
     key(
         "proxy",
         "allowed_hosts",
-        List,
+        List(Item::Host),
         "",
-        "Host names that may be asked for. Without it: loopback names if bound to loopback, else any.",
+        "Host names that may be asked for, without port. Default: loopback names if bound to loopback, else any.",
     ),
-    key("proxy", "allowed_origins", List, "", "Origins of web pages that may ask; `*`: any."),
+    key(
+        "proxy",
+        "allowed_origins",
+        List(Item::Origin),
+        "",
+        "Origins of web pages that may ask, besides our own; `*` alone: any.",
+    ),
     key(
         "proxy",
         "trusted_proxies",
-        List,
+        List(Item::Range),
         "",
-        "Address ranges (CIDR) whose `Forwarded` and `X-Forwarded-*` are believed.",
+        "Addresses of proxies in front of us (CIDR), whose `Forwarded` and `X-Forwarded-*` are kept.",
     ),
-    key("proxy", "rewrite_host", Bool, "false", "Send the upstream's own name as Host in place of the client's."),
+    key("proxy", "rewrite_host", Bool, "false", "Send the upstream's own name as `Host` in place of the client's."),
     key(
         "session",
         "store",
         Choice(&["lmdb", "memory", "sqlite"]),
         "lmdb",
-        "Where sessions live; `sqlite` is read as `lmdb`.",
+        "Where sessions live: `lmdb` survives restarts, `memory` does not; `sqlite` is taken as `lmdb`.",
     ),
     key(
         "session",
         "database_path",
         Path,
         "",
-        "Directory of the LMDB store. Default: below $XDG_STATE_HOME, one for each bind address.",
+        "Directory of the LMDB store, on a local disk. Default: `$XDG_STATE_HOME/shadowcat/<bind>`, else below `~/.local/state`.",
     ),
-    key("session", "timeout", Duration, "300", "A session that is not used for this long ends."),
-    key("session", "max_sessions", Count(1, u64::MAX), "10000", "Sessions at a time; a new one beyond gets 503."),
+    key("session", "timeout", Duration, "300", "A session that is not used for this long ends; an open stream is use."),
+    key(
+        "session",
+        "max_sessions",
+        Count(1, u64::MAX),
+        "10000",
+        "Sessions at a time; a new one beyond gets 503 before upstream is asked.",
+    ),
     key("session", "cleanup_interval", Duration, "60", "How often sessions that timed out are removed."),
     key(
         "session",
         "durability",
         Choice(&["strict", "relaxed"]),
         "strict",
-        "`relaxed` may lose the last commits in a power cut.",
+        "`strict`: what a client was told survives a power cut; `relaxed`: the last commits may be lost, never integrity.",
     ),
     key("session", "secret", Secret, "", "Key that seals session ids, so that any replica serves any session."),
     key(
@@ -110,20 +144,44 @@ pub const KEYS: &[Key] = &[
         "failover",
         Choice(&["none", "reinitialize"]),
         "none",
-        "What happens to a session whose upstream is gone.",
+        "What happens to a session whose upstream is gone: it ends (404), or `reinitialize` moves it.",
     ),
-    key("limits", "head_bytes", Size, "32KiB", "Largest head of a request or answer: 431."),
-    key("limits", "fields", Count(1, 128), "100", "Most header fields: 431."),
-    key("limits", "target_bytes", Size, "8KiB", "Longest request target: 414."),
-    key("limits", "body_bytes", Size, "", "Largest request body: 413. Default: no limit."),
-    key("limits", "peek_bytes", Size, "1MiB", "JSON bodies up to this are checked whole before upstream sees a byte."),
-    key("timeouts", "header", Duration, "10", "From the first byte of a request to the end of its head: 408."),
-    key("timeouts", "body", Duration, "30", "Between two reads of a request body: 408."),
-    key("timeouts", "request", Duration, "", "A whole request, streams excepted: 504. Default: no limit."),
-    key("timeouts", "write", Duration, "60", "A client that takes nothing for this long is dropped."),
-    key("timeouts", "shutdown", Duration, "30", "From SIGTERM until what still runs is cut."),
-    key("performance", "worker_threads", Count(1, 1024), "", "The same setting as `proxy.worker_threads`."),
-    key("performance", "max_connections", Count(1, 10_000_000), "10000", "Client connections, over all workers."),
+    key("limits", "head_bytes", Size(KIB, MIB), "32KiB", "Largest head of a request (431) or of an answer (502)."),
+    key("limits", "fields", Count(1, 128), "100", "Most header fields in a head (431)."),
+    key("limits", "target_bytes", Size(64, MIB), "8KiB", "Longest request target (414)."),
+    key(
+        "limits",
+        "body_bytes",
+        SizeOrNone,
+        "none",
+        "Largest request body (413); `none`: no limit, bodies are streamed.",
+    ),
+    key(
+        "limits",
+        "peek_bytes",
+        Size(0, 1024 * MIB),
+        "1MiB",
+        "Bodies up to this are scanned whole before upstream sees a byte; longer ones while they stream.",
+    ),
+    key("timeouts", "header", Duration, "10", "From the first byte of a request to the end of its head (408)."),
+    key("timeouts", "body", Duration, "30", "Between two reads of a request body (408)."),
+    key(
+        "timeouts",
+        "request",
+        DurationOrNone,
+        "none",
+        "A whole exchange that is no event stream (504); `none`: no limit.",
+    ),
+    key("timeouts", "write", Duration, "60", "A client that reads nothing for this long is dropped."),
+    key("timeouts", "shutdown", DurationOrZero, "30", "From SIGTERM until what still runs is cut."),
+    key("performance", "worker_threads", Count(1, WORKERS_MAX), "", "The same setting as `proxy.worker_threads`."),
+    key(
+        "performance",
+        "max_connections",
+        Count(1, 10_000_000),
+        "10000",
+        "Client connections at a time, over all workers.",
+    ),
     key("performance", "connection_timeout", Duration, "30", "One attempt to connect to an upstream."),
     key(
         "performance",
@@ -132,36 +190,62 @@ pub const KEYS: &[Key] = &[
         "60",
         "A client connection without a request is closed after this.",
     ),
-    key("performance", "buffer_size", Size, "64KiB", "Buffers that stream bodies."),
+    key("performance", "buffer_size", Size(4 * KIB, 16 * MIB), "64KiB", "Size of the buffers that stream bodies."),
     key(
         "pool",
         "min_idle",
         Count(0, 1_000_000),
         "0",
-        "Idle connections an upstream that `idle_timeout` leaves alone, over all workers.",
+        "Idle connections to an upstream that `idle_timeout` leaves alone, over all workers.",
     ),
-    key("pool", "max_size", Count(0, 1_000_000), "1024", "Idle connections kept an upstream, over all workers."),
-    key("pool", "idle_timeout", Duration, "300", "An idle connection is closed after this."),
-    key("logging", "level", Text, "info", "`error`, `warn`, `info`, `debug`, `trace`, or a filter as in RUST_LOG."),
-    key("logging", "format", Choice(&["human", "json"]), "human", "How a line looks."),
-    key("logging", "output", Text, "stderr", "`stdout`, `stderr`, or a file."),
-    key("auth", "enabled", Bool, "", "Whether clients must say who they are."),
-    key("auth", "provider", Choice(&["oauth2", "api_key", "mtls"]), "oauth2", "How they say it."),
-    key("auth", "client_id", Text, "", "Our id at the authorization server."),
+    key(
+        "pool",
+        "max_size",
+        Count(0, 1_000_000),
+        "1024",
+        "Idle connections to an upstream that are kept at most, over all workers.",
+    ),
+    key("pool", "idle_timeout", Duration, "300", "An idle connection to an upstream is closed after this."),
+    key(
+        "logging",
+        "level",
+        Text,
+        "info",
+        "`off`, `error`, `warn`, `info`, `debug`, `trace`, or a filter as in `RUST_LOG`.",
+    ),
+    key("logging", "format", Choice(&["human", "json"]), "human", "`human`, or `json`: one object a line."),
+    key("logging", "output", Text, "stderr", "`stdout`, `stderr`, or the path of a file."),
+    key("auth", "enabled", Bool, "", "Whether clients must say who they are. Default: once the section says anything."),
+    key("auth", "provider", Choice(&["oauth2", "api_key", "mtls"]), "oauth2", "How clients say who they are."),
+    key("auth", "client_id", Text, "", "Our id at the authorization server; also taken as an audience."),
     key("auth", "client_secret", Secret, "", "Our secret at the authorization server."),
-    key("auth", "auth_url", Url, "", "Where a browser logs in."),
-    key("auth", "token_url", Url, "", "Where a code becomes a token."),
-    key("auth", "jwks_url", Url, "", "The keys that tokens are signed with."),
+    key("auth", "auth_url", Url, "", "Authorization endpoint, where a browser logs in."),
+    key("auth", "token_url", Url, "", "Token endpoint, where a code becomes a token."),
+    key("auth", "jwks_url", Url, "", "Key set that tokens are signed with. Default: what the issuer publishes."),
     key("auth", "introspection_url", Url, "", "Where opaque tokens are asked about (RFC 7662)."),
-    key("auth", "redirect_uri", Url, "", "Where a browser comes back to."),
-    key("auth", "scopes", List, "", "Asked for at login; a token needs at least one."),
-    key("auth", "pkce_required", Bool, "true", "Proof key for code exchange (RFC 7636)."),
-    key("auth", "issuer", Text, "", "Whose tokens are taken."),
-    key("auth", "audience", List, "", "For whom tokens must be."),
-    key("auth", "leeway", Duration, "60", "Clock difference that is forgiven."),
-    key("auth", "algorithms", List, "RS256,ES256", "Signature algorithms that are taken."),
-    key("auth", "public", List, "", "Paths that need no token."),
-    key("rate_limit", "enabled", Bool, "", "Whether limits hold."),
+    key("auth", "redirect_uri", Url, "", "Where a browser comes back to; its origin is our public URL."),
+    key("auth", "scopes", List(Item::Scope), "", "Asked for at login; a token needs at least one of them."),
+    key("auth", "pkce_required", Bool, "true", "Whether login uses a proof key (RFC 7636)."),
+    key(
+        "auth",
+        "issuer",
+        Url,
+        "",
+        "Whose tokens are taken. Default: what discovery names, else the origin of `jwks_url`.",
+    ),
+    key(
+        "auth",
+        "audience",
+        List(Item::Text),
+        "",
+        "For whom tokens must be (RFC 8707). Default: our public URL and `client_id`.",
+    ),
+    key("auth", "leeway", DurationOrZero, "60", "Difference of clocks that is forgiven."),
+    key("auth", "algorithms", List(Item::Choice(ALGORITHMS)), "RS256,ES256", "Signature algorithms that are taken."),
+    key("auth", "public", List(Item::Route), "", "Paths that need no token."),
+    key("auth", "rules", Tables(RULE_KEYS), "", "`[[auth.rules]]`: scopes that a path, a method or a tool needs."),
+    key("auth", "api_keys", Tables(API_KEY_KEYS), "", "`[[auth.api_keys]]`: the keys that `api_key` takes."),
+    key("rate_limit", "enabled", Bool, "", "Whether limits hold. Default: once the section says anything."),
     key(
         "rate_limit",
         "global",
@@ -174,53 +258,116 @@ pub const KEYS: &[Key] = &[
     key("rate_limit", "global_window", Duration, "60", "Window of `global_limit`."),
     key("rate_limit", "per_user_limit", Count(1, u64::MAX), "", "Requests in `per_user_window`, one user."),
     key("rate_limit", "per_user_window", Duration, "60", "Window of `per_user_limit`."),
-    key("rate_limit", "burst_size", Count(1, u64::MAX), "", "Requests at once."),
+    key(
+        "rate_limit",
+        "per_session",
+        Count(1, u64::MAX),
+        "",
+        "Requests in 60 s, one session; short for `per_session_limit`.",
+    ),
+    key("rate_limit", "per_session_limit", Count(1, u64::MAX), "", "Requests in `per_session_window`, one session."),
+    key("rate_limit", "per_session_window", Duration, "60", "Window of `per_session_limit`."),
+    key(
+        "rate_limit",
+        "per_address",
+        Count(1, u64::MAX),
+        "",
+        "Requests in 60 s, one client address; short for `per_address_limit`.",
+    ),
+    key(
+        "rate_limit",
+        "per_address_limit",
+        Count(1, u64::MAX),
+        "",
+        "Requests in `per_address_window`, one client address.",
+    ),
+    key("rate_limit", "per_address_window", Duration, "60", "Window of `per_address_limit`."),
+    key("rate_limit", "per_tool", Count(1, u64::MAX), "", "Calls in 60 s, one tool; short for `per_tool_limit`."),
+    key("rate_limit", "per_tool_limit", Count(1, u64::MAX), "", "Calls in `per_tool_window`, one tool."),
+    key("rate_limit", "per_tool_window", Duration, "60", "Window of `per_tool_limit`."),
+    key("rate_limit", "burst_size", Count(1, u64::MAX), "", "Requests that may come at once."),
+    key("tls", "enabled", Bool, "", "Whether clients speak TLS. Default: once there is a certificate."),
     key("tls", "cert_path", Path, "", "Certificate chain, PEM."),
-    key("tls", "key_path", Path, "", "Private key, PEM; others must not be able to read it."),
-    key("tls", "client_ca_path", Path, "", "Who signs clients' certificates."),
-    key("tls", "require_client_cert", Bool, "false", "Whether a client needs one."),
-    key("tls", "min_version", Choice(&["1.2", "1.3"]), "1.2", "Oldest version of TLS."),
-    key("telemetry", "enabled", Bool, "", "Whether traces are sent."),
+    key("tls", "key_path", Path, "", "Private key, PEM; a file that others can read is refused."),
+    key("tls", "client_ca_path", Path, "", "PEM file of the roots that sign clients' certificates."),
+    key("tls", "require_client_cert", Bool, "false", "Whether a client without a certificate is refused."),
+    key("tls", "min_version", Choice(&["1.2", "1.3"]), "1.2", "Oldest version of TLS that is spoken."),
+    key("telemetry", "enabled", Bool, "", "Whether traces are sent. Default: once the section says anything."),
     key("telemetry", "service_name", Text, "shadowcat", "Our name in traces."),
-    key("telemetry", "otlp_endpoint", Url, "", "Where traces go (OTLP over gRPC)."),
+    key("telemetry", "otlp_endpoint", Url, "http://localhost:4317", "Where traces go (OTLP over gRPC)."),
     key("telemetry", "sampling_ratio", Ratio, "1.0", "Part of the requests that is traced."),
     key("telemetry", "resource_attributes", Attributes, "", "What every trace says of us."),
-    key("health_check", "enabled", Bool, "", "Whether upstreams are asked."),
-    key("health_check", "path", Text, "/health", "The path that upstreams are asked for."),
-    key("health_check", "interval", Duration, "10", "How often."),
-    key("health_check", "timeout", Duration, "5", "How long an answer may take."),
+    key("health_check", "enabled", Bool, "", "Whether upstreams are asked. Default: once the section says anything."),
+    key("health_check", "path", Route, "/health", "The path that upstreams are asked for."),
+    key("health_check", "interval", Duration, "10", "Time between two checks of an upstream."),
+    key("health_check", "timeout", Duration, "5", "How long its answer may take."),
     key("health_check", "unhealthy_threshold", Count(1, 1000), "3", "Failures in a row that take an upstream out."),
     key("health_check", "healthy_threshold", Count(1, 1000), "2", "Answers in a row that bring it back."),
-    key("circuit_breaker", "enabled", Bool, "", "Whether upstreams that fail are left alone."),
-    key("circuit_breaker", "failure_threshold", Count(1, 1_000_000), "5", "Failures in the window that open it."),
-    key("circuit_breaker", "recovery_timeout", Duration, "60", "How long it stays open."),
-    key("circuit_breaker", "failure_ratio", Ratio, "0.5", "Part of the requests that must have failed."),
-    key("record", "output", Path, "", "Directory of the tapes."),
     key(
-        "admin",
-        "bind",
-        Address,
+        "circuit_breaker",
+        "enabled",
+        Bool,
         "",
-        "Where `/metrics` and the administrator's pages are; default: the proxy's own port.",
+        "Whether upstreams that fail are left alone. Default: once the section says anything.",
     ),
+    key("circuit_breaker", "failure_threshold", Count(1, 1_000_000), "5", "Failures in the window that open it."),
+    key("circuit_breaker", "recovery_timeout", Duration, "60", "How long it stays open before one request tries."),
+    key(
+        "circuit_breaker",
+        "failure_ratio",
+        Ratio,
+        "0.5",
+        "Part of the requests in the window that must have failed as well.",
+    ),
+    key("record", "enabled", Bool, "", "Whether traffic is recorded. Default: once there is an `output`."),
+    key("record", "output", Path, "", "Directory of the tapes."),
+    key("admin", "enabled", Bool, "", "Whether there is one. Default: once `bind` or `socket` is set."),
+    key("admin", "bind", Address, "", "Address of `/metrics` and the administrator's pages. Default: the proxy's own."),
     key("admin", "socket", Path, "", "Unix socket of `shadowcat admin`."),
 ];
 
 /// The options of one `[[upstreams]]` table.
 pub const UPSTREAM_KEYS: &[Key] = &[
-    key("upstreams", "name", Text, "", "Its name in metrics and sessions. Default: host and port."),
-    key("upstreams", "url", Url, "", "Where it is: `http://` or `https://`. A request for `/` goes to the URL's path."),
-    key("upstreams", "weight", Count(1, 1_000_000), "1", "Its share of new work."),
+    key("upstreams", "name", Label, "", "Its name in metrics and sessions; unique. Default: `host:port`."),
+    key(
+        "upstreams",
+        "url",
+        Url,
+        "",
+        "`http://` or `https://`, without user, query and fragment. A request for `/` is sent to its path, any other as it is.",
+    ),
+    key("upstreams", "weight", Count(1, 1_000_000), "1", "Its share of new sessions and of requests without one."),
     key(
         "upstreams",
         "max_connections",
         Count(1, 1_000_000),
         "",
-        "Requests at a time, over all workers. Default: no limit.",
+        "Connections in use at a time, over all workers. Default: no limit.",
     ),
-    key("upstreams", "timeout", Duration, "30", "To the answer's head, then between bytes; never on an event stream."),
-    key("upstreams", "ca_path", Path, "", "Roots of its certificate, PEM. Default: the system's."),
-    key("upstreams", "server_name", Text, "", "Name in its certificate. Default: the URL's host."),
+    key(
+        "upstreams",
+        "timeout",
+        Duration,
+        "30",
+        "To the head of the answer, then between bytes of its body; never on an event stream.",
+    ),
+    key("upstreams", "ca_path", Path, "", "PEM file of the roots that sign its certificate. Default: the system's."),
+    key("upstreams", "server_name", Text, "", "Name in its certificate, also sent as SNI. Default: the URL's host."),
+];
+
+/// The options of one `[[auth.rules]]` table.
+pub const RULE_KEYS: &[Key] = &[
+    key("auth.rules", "path", Route, "", "The path it is about. Without it: any."),
+    key("auth.rules", "method", Text, "", "The MCP method it is about, such as `tools/call`. Without it: any."),
+    key("auth.rules", "tool", Text, "", "The tool it is about. Without it: any."),
+    key("auth.rules", "scopes", List(Item::Scope), "", "What a token needs, all of it."),
+];
+
+/// The options of one `[[auth.api_keys]]` table.
+pub const API_KEY_KEYS: &[Key] = &[
+    key("auth.api_keys", "name", Label, "", "Whose it is, for logs."),
+    key("auth.api_keys", "hash", Secret, "", "Hash of the key; the key itself is in no file."),
+    key("auth.api_keys", "scopes", List(Item::Scope), "", "What it may do."),
 ];
 
 /// The option of this path.
@@ -229,23 +376,22 @@ pub fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.section == section && key.name == name)
 }
 
-/// The reference as Markdown.
-pub fn reference() -> String {
-    use std::fmt::Write;
-    let mut out = String::from(
-        "# Configuration reference\n\nMade from `src/config/schema.rs`; a test compares the two. Bare numbers are \
-         seconds where a time is meant and bytes where a size is; `\"30s\"`, `\"5m\"`, `\"64KiB\"` work as well. \
-         `${VAR}`, `${VAR:-default}` and `${VAR:?message}` are replaced in text. Every key can be set by an environment \
-         variable `SHADOWCAT_<SECTION>_<KEY>` and on the command line with `--set section.key=value`. Flags win over the \
-         environment, the environment over the file, the file over the defaults.\n",
-    );
-    for (section, about) in SECTIONS {
-        let title = if *section == "upstreams" { "[[upstreams]]".into() } else { format!("[{section}]") };
-        let _ = write!(out, "\n## `{title}`\n\n{about}\n\n| key | kind | default | |\n|---|---|---|---|\n");
-        for key in KEYS.iter().chain(UPSTREAM_KEYS).filter(|key| key.section == *section) {
-            let default = if key.default.is_empty() { String::new() } else { format!("`{}`", key.default) };
-            let _ = writeln!(out, "| `{}` | {} | {default} | {} |", key.name, key.kind.describe(), key.about);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_a_value_of_its_kind() {
+        for key in KEYS.iter().chain(UPSTREAM_KEYS).chain(RULE_KEYS).chain(API_KEY_KEYS) {
+            assert_eq!(key.default.is_empty(), key.default_value().is_none(), "{}", key.path());
         }
     }
-    out
+
+    #[test]
+    fn every_key_has_a_section_and_stands_there_once() {
+        for (at, key) in KEYS.iter().enumerate() {
+            assert!(SECTIONS.iter().any(|(name, _)| *name == key.section), "{}", key.path());
+            assert!(KEYS[..at].iter().all(|other| other.path() != key.path()), "{}", key.path());
+        }
+    }
 }

@@ -58,6 +58,7 @@ pub fn serve(
     faults: bool,
     listening: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<Outcome> {
+    raise_descriptor_limit(&plan);
     let (address, listeners) = listener::bind(plan.bind, plan.workers)?;
     let view = publish::first_view(plan.clone()).map_err(anyhow::Error::msg)?;
     let registry: Arc<Registry> = Arc::default();
@@ -83,6 +84,19 @@ pub fn serve(
     let outcome = fleet.supervise(&inbox)?;
     store.close();
     Ok(outcome)
+}
+
+/// As many descriptors as we may have: each client may need one more towards upstream.
+fn raise_descriptor_limit(plan: &Plan) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let wanted = 2 * plan.limits.connections_max as u64 + 64;
+    if let Some(allowed) = getrlimit(Resource::Nofile).current
+        && allowed < wanted
+    {
+        tracing::warn!(allowed, wanted, "fewer file descriptors than performance.max_connections may need");
+    }
 }
 
 struct Fleet {
@@ -156,7 +170,7 @@ impl Fleet {
                         if !draining {
                             tracing::error!(index, "a worker died and is started anew");
                             self.shared.registry.restarts.fetch_add(1, Relaxed);
-                            thread::sleep(RESTART_PAUSE);
+                            pause();
                             self.start(index)?;
                         }
                     }
@@ -215,6 +229,11 @@ impl Fleet {
             *last = now;
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the supervisor's thread, not a worker")]
+fn pause() {
+    thread::sleep(RESTART_PAUSE);
 }
 
 /// Tells the supervisor that a worker's thread ends, whatever the reason.

@@ -1,6 +1,7 @@
 //! Pooled byte buffers that the kernel fills and empties.
 //!
-//! Two classes, by measurement: 16 KiB for heads and small messages, 64 KiB for streaming. A dropped buffer goes back
+//! Three classes, by measurement: 2 KiB to keep a usual head for as long as its exchange lasts (a stream may last for
+//! hours), 16 KiB to read heads and small messages, 64 KiB for streaming. A dropped buffer goes back
 //! to the pool of the thread that drops it, also when a cancelled operation lets go of it late.
 
 use std::cell::RefCell;
@@ -9,6 +10,8 @@ use monoio::buf::{IoBuf, IoBufMut};
 
 /// Capacity of a buffer for heads and small messages, bytes.
 pub const SMALL_BYTES: usize = 16 * 1024;
+/// Capacity of a buffer that keeps a usual head, bytes.
+const HEAD_BYTES: usize = 2 * 1024;
 /// Room in front of the data for a chunk's head, bytes (16 hex digits and CRLF, rounded up).
 pub const HEADROOM_BYTES: usize = 24;
 /// Room behind the data that reads leave free for a chunk's end and the last chunk, bytes.
@@ -25,6 +28,7 @@ pub struct Buffer {
 
 #[derive(Default)]
 struct Pool {
+    heads: Vec<Vec<u8>>,
     small: Vec<Vec<u8>>,
     large: Vec<Vec<u8>>,
     large_bytes: usize,
@@ -39,6 +43,17 @@ impl Buffer {
     pub fn small() -> Buffer {
         let mem = POOL.with_borrow_mut(|pool| pool.small.pop());
         Buffer { mem: mem.unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES)), start: 0 }
+    }
+
+    /// A copy of a head, in no more memory than it needs if it is a usual one.
+    pub fn head(bytes: &[u8]) -> Buffer {
+        if bytes.len() > HEAD_BYTES {
+            return Buffer { mem: bytes.to_vec(), start: 0 };
+        }
+        let mem = POOL.with_borrow_mut(|pool| pool.heads.pop());
+        let mut mem = mem.unwrap_or_else(|| Vec::with_capacity(HEAD_BYTES));
+        mem.extend_from_slice(bytes);
+        Buffer { mem, start: 0 }
     }
 
     /// An empty buffer of `bytes` with [`HEADROOM_BYTES`] in front, for streaming bodies.
@@ -146,7 +161,9 @@ impl Drop for Buffer {
         // A thread that is shutting down has no pool any more; then the memory is simply freed.
         let _ = POOL.try_with(|pool| {
             let mut pool = pool.borrow_mut();
-            if mem.capacity() == SMALL_BYTES && pool.small.len() < POOLED_MAX {
+            if mem.capacity() == HEAD_BYTES && pool.heads.len() < POOLED_MAX {
+                pool.heads.push(mem);
+            } else if mem.capacity() == SMALL_BYTES && pool.small.len() < POOLED_MAX {
                 pool.small.push(mem);
             } else if mem.capacity() > 0 && mem.capacity() == pool.large_bytes && pool.large.len() < POOLED_MAX / 8 {
                 pool.large.push(mem);

@@ -13,6 +13,7 @@ pub mod stream;
 pub mod tls;
 
 pub use buffer::Buffer;
+pub use monoio::io::Canceller;
 pub use race::{Either, Expired, race, within};
 pub use stream::{Probe, Stream};
 

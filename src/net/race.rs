@@ -34,6 +34,17 @@ pub struct Expired;
 
 /// `future`, unless it takes longer than `limit`. It is dropped then: only for waits that own nothing (readiness,
 /// channels) and where the connection closes afterwards.
+///
+/// The timer is boxed: monoio's is padded to cache lines, and would make every future around it large.
 pub async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Expired> {
-    monoio::time::timeout(limit, future).await.map_err(|_| Expired)
+    let mut future = std::pin::pin!(future);
+    let mut timer: Option<Pin<Box<monoio::time::Sleep>>> = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(value) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(value));
+        }
+        let timer = timer.get_or_insert_with(|| Box::pin(monoio::time::sleep(limit)));
+        timer.as_mut().poll(cx).map(|()| Err(Expired))
+    })
+    .await
 }

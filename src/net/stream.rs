@@ -4,12 +4,17 @@ use std::cell::UnsafeCell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::pin::pin;
+use std::time::Duration;
 
-use monoio::io::{AsyncReadRent, AsyncWriteRent};
+use monoio::io::{AsyncReadRent, AsyncWriteRent, CancelableAsyncReadRent, Canceller};
 use monoio::net::TcpStream;
 use rustix::net::RecvFlags;
 
-use super::Buffer;
+use super::{Buffer, Either, race};
+
+/// "Operation canceled" on Linux.
+const ECANCELED: i32 = 125;
 
 /// What a look at a connection without taking anything shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +30,8 @@ pub enum Probe {
 enum Io {
     Plain(TcpStream),
     Tls(Box<monoio_rustls::ClientTlsStream<TcpStream>>),
+    /// Given away.
+    Gone,
 }
 
 /// At most one read and one write are under way at a time; both may be, from two futures of one task.
@@ -56,10 +63,10 @@ impl Stream {
         Ok(Stream::plain(TcpStream::from_std(stream)?))
     }
 
-    pub(super) fn into_tcp(self) -> TcpStream {
-        match self.io.into_inner() {
+    pub(super) fn into_tcp(mut self) -> TcpStream {
+        match std::mem::replace(self.io.get_mut(), Io::Gone) {
             Io::Plain(tcp) => tcp,
-            Io::Tls(_) => unreachable!("TLS is put over a plain connection only"),
+            Io::Tls(_) | Io::Gone => unreachable!("TLS is put over a plain connection only"),
         }
     }
 
@@ -77,6 +84,7 @@ impl Stream {
         match self.io() {
             Io::Plain(tcp) => tcp.readable(false).await,
             Io::Tls(_) => Ok(()),
+            Io::Gone => Err(gone()),
         }
     }
 
@@ -86,6 +94,30 @@ impl Stream {
         match self.io() {
             Io::Plain(tcp) => tcp.read(buffer).await,
             Io::Tls(tls) => tls.read(buffer).await,
+            Io::Gone => (Err(gone()), buffer),
+        }
+    }
+
+    /// A read that gives up its buffer if nothing comes for `quick`: `None` then, and nothing is lost.
+    ///
+    /// For the wait between two requests: on a busy connection one operation instead of two (wait, then read), on an
+    /// idle one no buffer. Over TLS there is no way back, so it waits.
+    pub async fn read_soon(
+        &self,
+        buffer: Buffer,
+        quick: Duration,
+        canceller: &mut Canceller,
+    ) -> Option<(io::Result<usize>, Buffer)> {
+        let Io::Plain(tcp) = self.io() else { return Some(self.read(buffer).await) };
+        let mut read = pin!(tcp.cancelable_read(buffer, canceller.handle()));
+        if let Either::First(done) = race(read.as_mut(), pin!(monoio::time::sleep(quick))).await {
+            return Some(done);
+        }
+        // What completes before the cancellation takes hold is a read like any other.
+        *canceller = std::mem::take(canceller).cancel();
+        match read.await {
+            (Err(error), _) if error.raw_os_error() == Some(ECANCELED) => None,
+            done => Some(done),
         }
     }
 
@@ -96,6 +128,7 @@ impl Stream {
             let (result, back) = match self.io() {
                 Io::Plain(tcp) => tcp.write(rest).await,
                 Io::Tls(tls) => tls.write(rest).await,
+                Io::Gone => (Err(gone()), rest),
             };
             rest = back;
             match result {
@@ -111,9 +144,7 @@ impl Stream {
     /// Look whether the peer sent something or left; takes nothing and does not wait.
     pub fn probe(&self) -> Probe {
         let mut byte = [0u8; 1];
-        // SAFETY: the descriptor belongs to `self.io`, which lives as long as this borrow.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
-        match rustix::net::recv(fd, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        match rustix::net::recv(self.borrowed(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((0, _)) => Probe::Ended,
             Ok(_) => Probe::Bytes,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Probe::Quiet,
@@ -126,14 +157,21 @@ impl Stream {
         let _ = match self.io() {
             Io::Plain(tcp) => tcp.shutdown().await,
             Io::Tls(tls) => tls.shutdown().await,
+            Io::Gone => Ok(()),
         };
     }
 
-    /// Close so that the peer sees a reset: what it has got is not all.
+    /// End the connection with a reset, now: what the peer has got is not all.
     pub fn reset(&self) {
+        let fd = self.borrowed();
+        let _ = rustix::net::sockopt::set_socket_linger(fd, Some(Duration::ZERO));
+        // Dissolving the connection sends the reset without waiting for operations that still hold the descriptor.
+        let _ = rustix::net::connect_unspec(fd);
+    }
+
+    fn borrowed(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor belongs to `self.io`, which lives as long as this borrow.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
-        let _ = rustix::net::sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
 
     /// The descriptor, for [`wake_reader`].
@@ -144,6 +182,28 @@ impl Stream {
     pub fn is_tls(&self) -> bool {
         matches!(self.io(), Io::Tls(_))
     }
+}
+
+/// On a ring the descriptor is closed only when no operation holds it any more, and a cancelled one may hold it for a
+/// while. Shutting the connection down tells the peer now, and ends such operations.
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !matches!(self.io.get_mut(), Io::Gone) {
+            let _ = rustix::net::shutdown(self.borrowed(), rustix::net::Shutdown::Both);
+        }
+    }
+}
+
+fn gone() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
+/// End a connection of a worker that died, as far as the peer can see.
+///
+/// The descriptor must be open, and a socket.
+pub fn end(fd: RawFd) {
+    // SAFETY: by the contract above; shutdown of a socket has no memory effects.
+    let _ = rustix::net::shutdown(unsafe { BorrowedFd::borrow_raw(fd) }, rustix::net::Shutdown::Both);
 }
 
 /// Make the reader of a connection see the end of input: how a drain reaches connections that wait.

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use super::refusal::Refusal;
 use super::{Flags, Phase, Scratch, Worker, exchange, refusal};
 use crate::config::plan::Plan;
-use crate::net::{self, Buffer, Stream, within};
+use crate::net::{self, Buffer, Canceller, Stream, within};
 use crate::wire::http1::head::Progress;
 
+/// A client that sends its next request within this time is read without a wait before.
+const QUICK: Duration = Duration::from_millis(10);
 /// How long and how much we still read from a client that we told to close, so that it gets to read our answer before
 /// a reset throws it away.
 const LINGER: Duration = Duration::from_secs(2);
@@ -32,6 +34,15 @@ pub struct Client {
 impl Client {
     pub fn enter(&self, phase: Phase) {
         self.flags.phase.set(phase);
+    }
+
+    /// A write to this descriptor that is still under way at this tick of the housekeeping fails.
+    pub fn write_by(&self, fd: i32, tick: u64) {
+        self.flags.write_by.set((fd, tick));
+    }
+
+    pub fn wrote(&self) {
+        self.flags.write_by.set((0, 0));
     }
 }
 
@@ -54,7 +65,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         Err(error) => return tracing::debug!(%error, "lost a connection before its first byte"),
     };
     let id = worker.next_connection.replace(worker.next_connection.get() + 1);
-    let flags = Rc::new(Flags { client_fd: stream.fd(), phase: Cell::new(Phase::Idle) });
+    let flags = Rc::new(Flags { client_fd: stream.fd(), phase: Cell::new(Phase::Idle), write_by: Cell::new((0, 0)) });
     worker.connections.borrow_mut().insert(id, flags.clone());
     worker.cells.connections.add(1);
     let worker = worker.clone();
@@ -87,26 +98,28 @@ impl Drop for Registered {
 
 async fn serve(worker: &Rc<Worker>, client: &Client) {
     let mut input = Buffer::default();
+    let mut canceller = Canceller::default();
     let mut first = true;
     loop {
         let view = worker.view();
-        let mut scratch = match next_head(worker, client, &view.view.plan, &mut input, first).await {
+        let mut scratch = match next_head(worker, client, &view.view.plan, &mut input, &mut canceller, first).await {
             Next::Request(scratch) => scratch,
             Next::Refused(refusal) => {
-                refusal::answer(worker, client, &refusal, None, false).await;
-                return linger(client, input).await;
+                Box::pin(refusal::answer(worker, client, &refusal, None, false)).await;
+                return Box::pin(linger(client, input)).await;
             }
             Next::Gone => return,
         };
         first = false;
         client.enter(Phase::Busy);
         worker.cells.requests.add(1);
-        let after = exchange::run(worker, &view, client, &mut input, &mut scratch).await;
+        // Boxed, so that a connection between two requests is small.
+        let after = Box::pin(exchange::run(worker, &view, client, &mut input, &mut scratch)).await;
         worker.give_scratch(scratch);
         match after {
             After::KeepAlive if !worker.is_draining() || !input.is_empty() => client.enter(Phase::Idle),
             After::KeepAlive | After::Close => return client.stream.shutdown().await,
-            After::Linger => return linger(client, input).await,
+            After::Linger => return Box::pin(linger(client, input)).await,
             After::Abort => return client.stream.reset(),
         }
     }
@@ -119,7 +132,14 @@ enum Next {
 }
 
 /// Wait for the next request without owning a buffer, then read until its head is complete.
-async fn next_head(worker: &Worker, client: &Client, plan: &Plan, input: &mut Buffer, first: bool) -> Next {
+async fn next_head(
+    worker: &Worker,
+    client: &Client,
+    plan: &Plan,
+    input: &mut Buffer,
+    canceller: &mut Canceller,
+    first: bool,
+) -> Next {
     let times = &plan.timeouts;
     if input.is_empty() {
         drop(std::mem::take(input));
@@ -129,17 +149,27 @@ async fn next_head(worker: &Worker, client: &Client, plan: &Plan, input: &mut Bu
         }
         // A connection that never said anything is as slow a header as one that stopped half-way.
         let patience = if first { times.header } else { times.keep_alive };
-        if !matches!(within(patience, client.stream.readable()).await, Ok(Ok(()))) {
-            return Next::Gone;
-        }
-        *input = Buffer::small();
-        if !matches!(fill(client, input).await, Ok(1..)) {
+        let soon = client.stream.read_soon(Buffer::small(), QUICK.min(patience), canceller).await;
+        let read = match soon {
+            Some((read, buffer)) => {
+                *input = buffer;
+                read
+            }
+            None => {
+                if !matches!(within(patience, client.stream.readable()).await, Ok(Ok(()))) {
+                    return Next::Gone;
+                }
+                *input = Buffer::small();
+                fill(client, input).await
+            }
+        };
+        if !matches!(read, Ok(1..)) {
             return Next::Gone;
         }
     }
     let mut scratch = worker.take_scratch();
     scratch.head.reset();
-    let begun = Instant::now();
+    let mut begun = None;
     let refusal = loop {
         match scratch.head.parse(input.bytes(), &plan.limits.head) {
             Ok(Progress::Complete) => return Next::Request(scratch),
@@ -149,7 +179,7 @@ async fn next_head(worker: &Worker, client: &Client, plan: &Plan, input: &mut Bu
         if input.room() == 0 {
             input.make_room((input.len() * 2).max(plan.limits.head.head_bytes + 1));
         }
-        let left = times.header.saturating_sub(begun.elapsed());
+        let left = times.header.saturating_sub(begun.get_or_insert_with(Instant::now).elapsed());
         match within(left, client.stream.readable()).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Next::Gone,

@@ -75,7 +75,10 @@ pub async fn read(
         return Err(Refusal::CODING.closing());
     }
     intake.peeking = true;
-    read_up_to_the_limit(plan, client, request, &mut intake, peek).await?;
+    scan(&mut intake, 0, peek)?;
+    if !intake.is_whole() {
+        Box::pin(read_up_to_the_limit(plan, client, request, &mut intake, peek)).await?;
+    }
     if intake.is_whole() {
         conclude(request, peek)?;
     }
@@ -118,15 +121,8 @@ async fn read_up_to_the_limit(
     peek: &mut Peek,
 ) -> Result<(), Refusal> {
     let limit = plan.limits.peek_bytes_max;
-    let mut seen = 0;
-    loop {
-        decode(intake, seen)?;
-        let fed = peek.feed(&intake.body.bytes()[seen..]);
-        fed.map_err(|error| if intake.is_whole() { Refusal::json(&error) } else { Refusal::json(&error).closing() })?;
-        seen = intake.body.len();
-        if intake.is_whole() || seen > limit {
-            return Ok(());
-        }
+    let mut seen = intake.body.len();
+    while !intake.is_whole() && seen <= limit {
         let expected = match request.body() {
             BodyLength::Length(length) => (length as usize).min(limit + 1),
             _ => seen + 1,
@@ -140,7 +136,17 @@ async fn read_up_to_the_limit(
             Ok(_) => return Err(Refusal::CLIENT_GONE),
             Err(_) => return Err(Refusal::BODY_TIMEOUT),
         }
+        scan(intake, seen, peek)?;
+        seen = intake.body.len();
     }
+    Ok(())
+}
+
+/// Decode and look into what came behind the first `seen` bytes.
+fn scan(intake: &mut Intake, seen: usize, peek: &mut Peek) -> Result<(), Refusal> {
+    decode(intake, seen)?;
+    let fed = peek.feed(&intake.body.bytes()[seen..]);
+    fed.map_err(|error| if intake.is_whole() { Refusal::json(&error) } else { Refusal::json(&error).closing() })
 }
 
 /// Decode in place what lies behind the first `done` bytes of the body; what follows the body goes to `rest`.

@@ -1,6 +1,7 @@
 //! ONE REQUEST: the whole story. Only this file calls the stages.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,9 @@ use super::upstream::{self, Lease, LocalView};
 use super::{Phase, Scratch, Worker, local};
 use crate::base::SessionId;
 use crate::config::plan::Plan;
-use crate::net::{self, Buffer, within};
+use crate::net::{self, Buffer, Stream, within};
 use crate::store::{Reservation, Transport};
+use crate::telemetry::UpstreamCells;
 use crate::wire::http1::body::BodyDecoder;
 use crate::wire::http1::framing::{self, BodyLength};
 use crate::wire::http1::head::{Method, Name, ResponseHead};
@@ -61,11 +63,21 @@ impl Exchange<'_> {
         self.envelope.endless && self.worker.is_draining()
     }
 
+    fn record(&self, cells: &UpstreamCells) {
+        let now = Instant::now();
+        cells.duration.record(now - self.begun, now - self.worker.shared.started);
+    }
+
+    async fn write_to(&self, stream: &Stream, limit: Duration, bytes: Buffer) -> (io::Result<()>, Buffer) {
+        self.client.write_by(stream.fd(), self.worker.ticks_from_now(limit));
+        let written = stream.write_all(bytes).await;
+        self.client.wrote();
+        written
+    }
+
     pub async fn write_client(&self, bytes: Buffer) -> Result<(), Refusal> {
-        match within(self.plan().timeouts.write, self.client.stream.write_all(bytes)).await {
-            Ok((Ok(()), _)) => Ok(()),
-            _ => Err(Refusal::CLIENT_GONE),
-        }
+        let limit = self.plan().timeouts.write;
+        self.write_to(&self.client.stream, limit, bytes).await.0.map_err(|_| Refusal::CLIENT_GONE)
     }
 }
 
@@ -98,7 +110,7 @@ pub async fn run(
         return After::Abort;
     }
     let keep = standing.keep_alive && !refusal.close && !worker.is_draining();
-    refusal::answer(worker, client, &refusal, scratch.peek.id(), keep).await;
+    Box::pin(refusal::answer(worker, client, &refusal, scratch.peek.id(), keep)).await;
     if keep { After::KeepAlive } else { After::Linger }
 }
 
@@ -113,11 +125,16 @@ async fn story(
     let begun = Instant::now();
     let plan = &view.view.plan;
     let Scratch { head, peek, answer } = scratch;
-    let head_bytes = std::mem::take(input);
-    let request = guard::admit(plan, client, head, &head_bytes.bytes()[..head.len])?;
-    let following = split_off(&head_bytes, head.len);
+    // The head is kept for as long as the exchange lasts, the large buffer is not.
+    let mut following = std::mem::take(input);
+    let head_bytes = Buffer::head(&following.bytes()[..head.len]);
+    following.consume(head.len);
+    if following.is_empty() {
+        following = Buffer::default();
+    }
+    let request = guard::admit(plan, client, head, head_bytes.bytes())?;
     if let Some(page) = local::find(worker, &request) {
-        let keep = local::answer(worker, view, client, &request, page).await;
+        let keep = Box::pin(local::answer(worker, view, client, &request, page)).await;
         *input = following;
         return Ok(if keep { After::KeepAlive } else { After::Linger });
     }
@@ -153,16 +170,6 @@ async fn story(
         }
         return Ok(end.after);
     }
-}
-
-/// What follows the head in its buffer, in a buffer of its own.
-fn split_off(head_bytes: &Buffer, head_len: usize) -> Buffer {
-    if head_bytes.len() == head_len {
-        return Buffer::default();
-    }
-    let mut following = Buffer::small();
-    following.vec().extend_from_slice(&head_bytes.bytes()[head_len..]);
-    following
 }
 
 /// The request on its way to an upstream, perhaps more than once.
@@ -236,12 +243,10 @@ impl<'a> Sending<'a> {
         }
         if self.body.len() <= out.room() {
             out.vec().extend_from_slice(self.body.bytes());
-            let _ = within(limit, lease.stream.write_all(out)).await;
+            let _ = exchange.write_to(&lease.stream, limit, out).await;
         } else {
-            let _ = within(limit, lease.stream.write_all(out)).await;
-            if let Ok((_, body)) = within(limit, lease.stream.write_all(std::mem::take(&mut self.body))).await {
-                self.body = body;
-            }
+            let _ = exchange.write_to(&lease.stream, limit, out).await;
+            self.body = exchange.write_to(&lease.stream, limit, std::mem::take(&mut self.body)).await.1;
         }
         match self.streaming.take() {
             Some(intake) => Upload::start(exchange, &lease.stream, intake, peek),
@@ -324,19 +329,19 @@ async fn finish<'a>(
     let _stream = is_stream.then(|| Streaming::begin(exchange, lease, session));
     if is_stream {
         watch.matters = true;
-        cells.duration.record(exchange.begun.elapsed(), worker.shared.started.elapsed());
+        exchange.record(cells);
     }
-    standing.answered = true;
     let decoder = BodyDecoder::new(framed.body, None);
     let parts = Answer { bytes, head_len: answer.len, decoder, delivery, is_stream };
-    let relayed = relay::answer(exchange, lease, out, parts, inspect, &mut upload, &mut watch).await;
+    let relayed =
+        relay::answer(exchange, lease, out, parts, &mut standing.answered, inspect, &mut upload, &mut watch).await;
     if let Some(id) = begun.take() {
         // A 2024-11-05 session lives as long as its stream.
         session::end(worker, id).await?;
     }
     let clean = relayed.map_err(blame)?;
     if !is_stream {
-        cells.duration.record(exchange.begun.elapsed(), worker.shared.started.elapsed());
+        exchange.record(cells);
     }
     let sent = !upload.is_running();
     if let Some(rest) = upload.rest.take() {
@@ -384,7 +389,7 @@ async fn settle_session(
         protocol: request.find(Name::McpProtocolVersion).unwrap_or(b""),
         transport: Transport::StreamableHttp,
     };
-    match session::begin(worker, reserved.take(), birth).await {
+    match Box::pin(session::begin(worker, reserved.take(), birth)).await {
         Ok(id) => Ok(Some(id)),
         Err(refusal) => {
             abandon(exchange, lease.index, issued);

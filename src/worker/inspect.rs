@@ -69,7 +69,7 @@ impl Inspect {
                 if opening.may_be_endpoint() && !last && !ends_an_event(&opening.held) {
                     return Ok(Seen::Instead(Vec::new()));
                 }
-                let bytes = opening.open(exchange).await?;
+                let bytes = Box::pin(opening.open(exchange)).await?;
                 *self = Inspect::Nothing;
                 Ok(Seen::Instead(bytes))
             }

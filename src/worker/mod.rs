@@ -59,10 +59,13 @@ pub struct Worker {
     /// The view of the latest look; replaced when `shared.view` was.
     view: RefCell<Rc<upstream::LocalView>>,
     sessions: session::Hot,
+    #[expect(clippy::vec_box, reason = "connections take and give the boxes, which keeps their futures small")]
     scratch: RefCell<Vec<Box<Scratch>>>,
     connections: RefCell<HashMap<u64, Rc<Flags>>>,
     next_connection: Cell<u64>,
     draining: Cell<bool>,
+    /// Turns of the housekeeping, each [`HOUSEKEEPING`].
+    ticks: Cell<u64>,
 }
 
 /// What parsing one request needs, kept from request to request so that the steady state allocates nothing.
@@ -88,6 +91,9 @@ enum Phase {
 struct Flags {
     client_fd: i32,
     phase: Cell<Phase>,
+    /// A descriptor that is being written to, and the tick at which that is given up (0: nothing is). A timer for each
+    /// write would cost more than this look at all of them twice a second.
+    write_by: Cell<(i32, u64)>,
 }
 
 /// Run worker `index` on this thread until it has drained. Called inside the runtime.
@@ -101,6 +107,7 @@ pub async fn run(
 ) {
     shared.registry.runs_on(index, driver.name(), driver.flags());
     let worker = Rc::new(Worker::new(index, shared));
+    let _mourner = Mourner(worker.clone());
     let accepting = accept::start(&worker, listener);
     net::spawn(housekeeping(worker.clone()));
     ready();
@@ -122,6 +129,20 @@ pub async fn run(
     }
 }
 
+/// When a worker dies its tasks are never run again and hold their connections: end those, so that nobody waits.
+struct Mourner(Rc<Worker>);
+
+impl Drop for Mourner {
+    fn drop(&mut self) {
+        for flags in self.0.connections.borrow().values() {
+            stream::end(flags.client_fd);
+            if let Phase::Streaming(upstream) = flags.phase.get() {
+                stream::end(upstream);
+            }
+        }
+    }
+}
+
 impl Worker {
     fn new(index: usize, shared: Arc<Shared>) -> Worker {
         let cells = shared.registry.worker(index);
@@ -137,6 +158,7 @@ impl Worker {
             connections: RefCell::default(),
             next_connection: Cell::new(0),
             draining: Cell::new(shared.draining.load(Relaxed)),
+            ticks: Cell::new(1),
             shared,
         }
     }
@@ -155,6 +177,22 @@ impl Worker {
 
     fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// The tick that is at least `wait` away.
+    fn ticks_from_now(&self, wait: Duration) -> u64 {
+        self.ticks.get() + 1 + (wait.as_millis() / HOUSEKEEPING.as_millis()) as u64
+    }
+
+    /// Peers that took nothing for too long lose their connection.
+    fn end_stuck_writes(&self) {
+        let now = self.ticks.get();
+        for flags in self.connections.borrow().values() {
+            let (fd, tick) = flags.write_by.get();
+            if (1..=now).contains(&tick) {
+                stream::end(fd);
+            }
+        }
     }
 
     /// Milliseconds since the start of the process: the clock of the table.
@@ -194,6 +232,8 @@ async fn housekeeping(worker: Rc<Worker>) {
         worker.sessions.keep_streams_alive(&worker.shared.store);
         if last.elapsed() >= HOUSEKEEPING {
             last = Instant::now();
+            worker.ticks.set(worker.ticks.get() + 1);
+            worker.end_stuck_writes();
             worker.view().prune_pools();
         }
     }

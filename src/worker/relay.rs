@@ -34,10 +34,13 @@ const INTERIM_MAX: usize = 16;
 
 /// The rest of a request body on its way to upstream, beside whatever else the exchange waits for.
 pub struct Upload<'a> {
-    running: Option<Pin<Box<dyn Future<Output = Result<Buffer, Refusal>> + 'a>>>,
+    running: Option<Running<'a>>,
     /// What followed the request on the connection, once the upload is through.
     pub rest: Option<Buffer>,
 }
+
+/// Boxed, so that the many exchanges without an upload stay small.
+type Running<'a> = Pin<Box<dyn Future<Output = Result<Buffer, Refusal>> + 'a>>;
 
 impl<'a> Upload<'a> {
     /// Nothing is left to send.
@@ -172,7 +175,10 @@ async fn read_upstream(
     limit: Option<Duration>,
 ) -> Result<(io::Result<usize>, Buffer), Interrupt> {
     let mut fill = pin!(async {
-        if let Err(error) = upstream.readable().await {
+        // A stream may be silent for hours and owns no buffer meanwhile; an answer's next bytes are on their way.
+        if limit.is_none()
+            && let Err(error) = upstream.readable().await
+        {
             return (Err(error), Buffer::default());
         }
         upstream.read(buffer()).await
@@ -221,7 +227,7 @@ pub async fn answer_head(
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
 ) -> Result<Buffer, Unanswered> {
-    let begun = Instant::now();
+    let mut begun = None;
     let limits = &exchange.plan().limits.head;
     let mut buffer: Option<Buffer> = None;
     let mut interims = 0;
@@ -236,7 +242,7 @@ pub async fn answer_head(
                     if head.status == 101 || interims > INTERIM_MAX {
                         return Err(fail(Refusal::UPSTREAM_PROTOCOL, false));
                     }
-                    pass_interim(exchange, head, bytes).await.map_err(|refusal| fail(refusal, false))?;
+                    Box::pin(pass_interim(exchange, head, bytes)).await.map_err(|refusal| fail(refusal, false))?;
                     bytes.consume(head.len);
                     head.reset();
                     continue;
@@ -252,7 +258,11 @@ pub async fn answer_head(
                 }
             }
         }
-        let left = exchange.upstream_timeout().saturating_sub(begun.elapsed());
+        let left = match begun {
+            None => exchange.upstream_timeout(),
+            Some(begun) => exchange.upstream_timeout().saturating_sub(Instant::elapsed(&begun)),
+        };
+        begun.get_or_insert(exchange.begun);
         let limit = Some(patience(left, exchange.deadline));
         let silent = interims == 0 && buffer.is_none();
         let have = buffer.take();
@@ -285,17 +295,19 @@ pub struct Answer {
     pub is_stream: bool,
 }
 
-/// Send the head in `out` and the body as it comes.
+/// Send the head in `out` and the body as it comes; `begun` is set once the client may have seen something.
 ///
 /// `Ok(true)`: all of it, and upstream's connection holds nothing more.
 ///
 /// # Errors
 /// Upstream's or the client's failure in the middle: what the client has must stay visibly incomplete.
+#[expect(clippy::too_many_arguments, reason = "each is lent or given away on its own")]
 pub async fn answer(
     exchange: &Exchange<'_>,
     lease: &Lease,
     mut out: Buffer,
     answer: Answer,
+    begun: &mut bool,
     mut inspect: Inspect,
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
@@ -312,6 +324,7 @@ pub async fn answer(
         out.vec().extend_from_slice(bytes.bytes());
     }
     drop(bytes);
+    *begun = true;
     exchange.write_client(out).await?;
     while !decoder.is_done() {
         let size = exchange.plan().stream_buffer_bytes;

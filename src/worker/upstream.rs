@@ -69,6 +69,15 @@ impl LocalView {
     }
 }
 
+impl Local {
+    /// The newest idle connection that is still good. A byte that came while it was idle belongs to no request of ours;
+    /// an end means that it is stale.
+    fn take_idle(&self) -> Option<Stream> {
+        let mut idle = self.idle.borrow_mut();
+        std::iter::from_fn(|| idle.pop()).map(|idle| idle.stream).find(|stream| stream.probe() == Probe::Quiet)
+    }
+}
+
 /// A connection to an upstream, ours until dropped (closed) or given back.
 pub struct Lease {
     pub stream: Stream,
@@ -143,15 +152,11 @@ async fn open(worker: &Worker, view: &LocalView, index: usize, fresh: bool) -> R
         local.cells.fault(Fault::Busy);
         return Err(Refusal::UPSTREAM_BUSY);
     };
-    while !fresh {
-        let Some(Idle { stream, .. }) = local.idle.borrow_mut().pop() else { break };
-        // A byte that came while it was idle belongs to no request of ours, an end means that it is stale.
-        if stream.probe() == Probe::Quiet {
-            local.cells.reuses.add(1);
-            return Ok(Lease { stream, index, reused: true, local, _in_flight: in_flight });
-        }
+    if !fresh && let Some(stream) = local.take_idle() {
+        local.cells.reuses.add(1);
+        return Ok(Lease { stream, index, reused: true, local, _in_flight: in_flight });
     }
-    match within(view.view.plan.timeouts.connect, connect(upstream)).await {
+    match Box::pin(within(view.view.plan.timeouts.connect, connect(upstream))).await {
         Ok(Ok(stream)) => {
             upstream.words.connected();
             local.cells.connects.add(1);

@@ -179,7 +179,12 @@ impl RequestHead {
         let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let mut parsed = httparse::Request::new(&mut []);
         let config = httparse::ParserConfig::default();
-        config.parse_request_with_uninit_headers(&mut parsed, &bytes[skip..end], &mut slots).map_err(parse_error)?;
+        config.parse_request_with_uninit_headers(&mut parsed, &bytes[skip..end], &mut slots).map_err(|error| {
+            match error {
+                httparse::Error::Version if !names_a_version(&bytes[skip..end]) => Malformed("request line"),
+                other => parse_error(other),
+            }
+        })?;
         let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
             return Err(Malformed("no request line"));
         };
@@ -339,7 +344,7 @@ fn find_end(bytes: &[u8], skip: usize, searched: &mut usize, head_bytes: usize) 
 fn check_start(bytes: &[u8], limits: &HeadLimits) -> Result<(), HeadError> {
     let line = &bytes[..memchr::memchr(b'\r', bytes).unwrap_or(bytes.len())];
     let method = &line[..memchr::memchr(b' ', line).unwrap_or(line.len())];
-    if method.len() > 32 || !method.iter().all(|&b| is_token(b)) || (method.is_empty() && !line.is_empty()) {
+    if method.len() > 32 || !method.iter().all(|&b| is_token(b)) || (method.is_empty() && !bytes.is_empty()) {
         return Err(Malformed("method"));
     }
     let target = line.get(method.len() + 1..).unwrap_or_default();
@@ -347,6 +352,14 @@ fn check_start(bytes: &[u8], limits: &HeadLimits) -> Result<(), HeadError> {
         return Err(HeadError::TargetTooLong);
     }
     Ok(())
+}
+
+/// Whether the request line is three words of which the last is some version of HTTP: then 505, else 400.
+fn names_a_version(head: &[u8]) -> bool {
+    let line = &head[..memchr::memchr(b'\r', head).unwrap_or(head.len())];
+    let mut words = line.split(|&b| b == b' ');
+    let last = words.by_ref().nth(2);
+    words.next().is_none() && last.is_some_and(|word| word.len() == 8 && word.starts_with(b"HTTP/"))
 }
 
 fn parse_error(error: httparse::Error) -> HeadError {

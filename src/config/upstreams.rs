@@ -1,0 +1,113 @@
+//! Upstreams as written to upstreams as run.
+
+use super::items;
+use super::layers::Record;
+use super::plan::{UpstreamPlan, UpstreamTls};
+use super::planning::Planner;
+
+/// In the order of the configuration.
+pub fn plans(planner: &mut Planner<'_>) -> Vec<UpstreamPlan> {
+    let mut plans: Vec<UpstreamPlan> = Vec::new();
+    for record in planner.layers.upstreams.iter().filter(|record| !record.broken) {
+        let Some(plan) = plan(planner, record) else { continue };
+        if plans.iter().any(|other| other.name == plan.name) {
+            let origin = record.settings.get("name").map_or(&record.origin, |setting| &setting.origin);
+            let problem = origin.problem(format!("two upstreams are named `{}`", plan.name));
+            planner.errors.push(problem.hint("give each a name of its own"));
+        }
+        plans.push(plan);
+    }
+    plans
+}
+
+fn plan(planner: &mut Planner<'_>, record: &Record) -> Option<UpstreamPlan> {
+    let Some(setting) = record.settings.get("url") else {
+        planner.errors.push(record.origin.problem("an upstream without its `url`"));
+        return None;
+    };
+    let parts = match parts(&record.required::<String>("url")) {
+        Ok(parts) => parts,
+        Err(why) => {
+            planner.errors.push(setting.origin.problem(format!("upstreams.url: {why}")));
+            return None;
+        }
+    };
+    let of_tls = ["ca_path", "server_name"].iter().find_map(|name| record.settings.get(name));
+    if let (false, Some(setting)) = (parts.tls, of_tls) {
+        planner.errors.push(setting.origin.problem("only an https:// upstream has a certificate"));
+    }
+    let server_name = match record.optional::<String>("server_name").map(|name| items::host(&name)) {
+        None => parts.host.clone(),
+        Some(Ok(name)) => name,
+        Some(Err(why)) => {
+            let origin = record.settings.get("server_name").map_or(&record.origin, |setting| &setting.origin);
+            planner.errors.push(origin.problem(format!("upstreams.server_name: {why}")));
+            return None;
+        }
+    };
+    let tls = parts.tls.then(|| UpstreamTls { server_name, ca_path: record.optional("ca_path") });
+    let named = record.optional::<String>("name");
+    Some(UpstreamPlan {
+        name: named.unwrap_or_else(|| format!("{}:{}", bracketed(&parts.host), parts.port)),
+        host: parts.host,
+        port: parts.port,
+        authority: parts.authority,
+        path: parts.path,
+        tls,
+        weight: record.required::<u64>("weight") as u32,
+        max_connections: record.optional::<u64>("max_connections").map(|number| number as u32),
+        timeout: record.required("timeout"),
+    })
+}
+
+struct Parts {
+    tls: bool,
+    host: String,
+    port: u16,
+    authority: String,
+    path: String,
+}
+
+/// # Errors
+/// What a server's address must not hold. The text is not repeated: it may hold a password.
+fn parts(text: &str) -> Result<Parts, String> {
+    let url = items::url(text)?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("an upstream's URL holds no user and no password".into());
+    }
+    if url.query().is_some() {
+        return Err("an upstream's URL has no query".into());
+    }
+    let host = url.host_str().ok_or("this URL has no host")?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = url.port_or_known_default().filter(|port| *port > 0).ok_or("port 0 is no port to connect to")?;
+    let authority = match url.port() {
+        Some(port) => format!("{}:{port}", bracketed(&host)),
+        None => bracketed(&host),
+    };
+    Ok(Parts { tls: url.scheme() == "https", authority, port, path: url.path().to_owned(), host })
+}
+
+fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_upstreams_are_taken_apart() {
+        let found = parts("https://[::1]/mcp").unwrap();
+        assert_eq!((found.tls, found.host.as_str(), found.port), (true, "::1", 443));
+        assert_eq!((found.authority.as_str(), found.path.as_str()), ("[::1]", "/mcp"));
+        let found = parts("http://H:80").unwrap();
+        assert_eq!((found.authority.as_str(), found.path.as_str(), found.port), ("h", "/", 80));
+        assert_eq!(parts("http://h:8080").unwrap().authority, "h:8080");
+        for bad in
+            ["ftp://h", "http://u:p@h", "http://u@h", "http://h/?a", "http://h/#a", "h:80", "http://", "http://h:0"]
+        {
+            assert!(parts(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Which keys matter, and where.
+
+use crate::wire::mcp::PROTOCOL_VERSION_META;
+
+/// Where a container stands, as far as anything in it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Place {
+    Elsewhere,
+    Batch,
+    Message,
+    Params,
+    Meta,
+    Result,
+    Task,
+}
+
+/// Keys that matter, each at its place. The number is its bit in `seen`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Key {
+    Jsonrpc,
+    Method,
+    Id,
+    Params,
+    Result,
+    Error,
+    Name,
+    Uri,
+    TaskId,
+    ProtocolVersion,
+    RequestState,
+    RequestId,
+    Meta,
+    MetaVersion,
+    Task,
+    ResultState,
+    ResultTaskId,
+    TaskTaskId,
+}
+
+/// The key that matters at this place, and how errors spell it.
+pub fn key_at(place: Place, key: &[u8]) -> Option<(Key, &'static str)> {
+    Some(match (place, key) {
+        (Place::Message, b"jsonrpc") => (Key::Jsonrpc, "jsonrpc"),
+        (Place::Message, b"method") => (Key::Method, "method"),
+        (Place::Message, b"id") => (Key::Id, "id"),
+        (Place::Message, b"params") => (Key::Params, "params"),
+        (Place::Message, b"result") => (Key::Result, "result"),
+        (Place::Message, b"error") => (Key::Error, "error"),
+        (Place::Params, b"name") => (Key::Name, "params.name"),
+        (Place::Params, b"uri") => (Key::Uri, "params.uri"),
+        (Place::Params, b"taskId") => (Key::TaskId, "params.taskId"),
+        (Place::Params, b"protocolVersion") => (Key::ProtocolVersion, "params.protocolVersion"),
+        (Place::Params, b"requestState") => (Key::RequestState, "params.requestState"),
+        (Place::Params, b"requestId") => (Key::RequestId, "params.requestId"),
+        (Place::Params, b"_meta") => (Key::Meta, "params._meta"),
+        (Place::Meta, key) if key == PROTOCOL_VERSION_META.as_bytes() => (Key::MetaVersion, PROTOCOL_VERSION_META),
+        (Place::Result, b"requestState") => (Key::ResultState, "result.requestState"),
+        (Place::Result, b"taskId") => (Key::ResultTaskId, "result.taskId"),
+        (Place::Result, b"task") => (Key::Task, "result.task"),
+        (Place::Task, b"taskId") => (Key::TaskTaskId, "result.task.taskId"),
+        _ => return None,
+    })
+}

@@ -1,0 +1,187 @@
+use super::PeekError::{Duplicate, TooLong};
+use super::*;
+
+fn peek(body: &[u8]) -> Result<Peek, PeekError> {
+    let mut peek = Peek::new();
+    peek.feed(body)?;
+    peek.finish()?;
+    Ok(peek)
+}
+
+#[test]
+fn finds_what_routing_needs_whatever_the_order() {
+    let body = br#" {"params":{"arguments":{"method":"x","name":[1]},"name":"a\u0064d","_meta":{"progressToken":1,
+        "io.modelcontextprotocol/protocolVersion":"2026-07-28"}},"method":"tools/call","id":"\u00e9-1","jsonrpc":"2.0"} "#;
+    let found = peek(body).unwrap();
+    assert_eq!(found.kind(), Kind::Request);
+    assert_eq!(found.method(), Some(b"tools/call".as_slice()));
+    assert_eq!(found.name(), Some(b"add".as_slice()));
+    assert_eq!(found.id(), Some(br#""\u00e9-1""#.as_slice()));
+    assert_eq!(found.protocol_version(), Some(b"2026-07-28".as_slice()));
+    assert!(found.is_modern());
+}
+
+#[test]
+fn tells_kinds_apart() {
+    let kind = |body: &str| peek(body.as_bytes()).unwrap().kind();
+    assert_eq!(kind(r#"{"jsonrpc":"2.0","method":"ping","id":null}"#), Kind::Request);
+    assert_eq!(kind(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#), Kind::Notification);
+    assert_eq!(kind(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#), Kind::Response);
+    assert_eq!(kind(r#"[{"jsonrpc":"2.0","method":"a"},{"jsonrpc":"2.0","method":"a"}]"#), Kind::Batch);
+    assert_eq!(kind(r#"{"client_name":"x","id":{}}"#), Kind::Opaque);
+    assert_eq!(kind("12.5e-1"), Kind::Opaque);
+    assert!(peek(br#"[{"jsonrpc":"2.0","method":"initialize","id":1}]"#).unwrap().batch_has_initialize());
+}
+
+#[test]
+fn routing_keys_may_stand_only_once_also_with_escapes() {
+    for body in [
+        r#"{"jsonrpc":"2.0","method":"a","m\u0065thod":"b","id":1}"#,
+        r#"{"jsonrpc":"2.0","id":1,"id":1,"method":"a"}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}"#,
+        r#"{"jsonrpc":"2.0","params":{},"params":{}}"#,
+        r#"[{"method":"a","method":"b"}]"#,
+        r#"{"params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"1","io.modelcontextprotocol\/protocolVersion":"2"}}}"#,
+    ] {
+        let error = peek(body.as_bytes()).unwrap_err();
+        assert!(matches!(error, Duplicate(_)), "{body}: {error}");
+        assert_eq!(error.code(), -32600);
+    }
+    // The same names elsewhere are nobody's business.
+    peek(br#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"arguments":{"name":1,"name":2}}}"#).unwrap();
+    peek(br#"[{"method":"a","id":1},{"method":"a","id":1}]"#).unwrap();
+}
+
+#[test]
+fn wrong_types_are_refused_in_json_rpc_only() {
+    assert_eq!(peek(br#"{"jsonrpc":"2.0","method":1}"#).unwrap_err(), PeekError::Type("method"));
+    assert_eq!(peek(br#"{"id":[],"jsonrpc":"2.0","method":"a"}"#).unwrap_err(), PeekError::Type("id"));
+    assert_eq!(peek(br#"{"id":true,"jsonrpc":"2.0"}"#).unwrap_err(), PeekError::Type("id"));
+    peek(br#"{"id":[]}"#).unwrap();
+}
+
+#[test]
+fn bounds_hold() {
+    let long = format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, "m".repeat(257));
+    assert_eq!(peek(long.as_bytes()).unwrap_err(), TooLong("method"));
+    let deep = [b"[".repeat(129), b"]".repeat(129)].concat();
+    assert!(peek(&deep).is_err());
+    peek(&deep[1..257]).unwrap();
+}
+
+#[test]
+fn the_same_state_hashes_alike_in_request_and_answer() {
+    let request = peek(br#"{"params":{"requestState":"a\u0062c","taskId":"t"},"method":"tasks/get"}"#).unwrap();
+    let answer = peek(br#"{"result":{"requestState":"abc","task":{"taskId":"t"}}}"#).unwrap();
+    assert!(request.request_state().is_some());
+    assert_eq!(request.request_state(), answer.request_state());
+    assert_eq!(request.task_id_hash(), answer.task_id_hash());
+    assert_eq!(request.name(), Some(b"t".as_slice()));
+}
+
+fn agrees_with_serde(body: &[u8]) {
+    let ours = peek(body);
+    let theirs = serde_json::from_slice::<serde_json::Value>(body);
+    match (&ours, &theirs) {
+        (Ok(_), Ok(_)) | (Err(_), Err(_)) | (Err(Duplicate(_) | TooLong(_) | PeekError::Type(_)), _) => {}
+        // Numbers beyond f64 are grammar to us and out of range to a tree.
+        (Ok(_), Err(error)) if error.to_string().contains("out of range") => {}
+        _ => panic!("{:?}: ours {:?}, serde_json {theirs:?}", String::from_utf8_lossy(body), ours.err()),
+    }
+}
+
+#[test]
+fn agrees_with_serde_json_on_what_is_json() {
+    for body in [
+        "",
+        " ",
+        "{}",
+        "[]",
+        "[1,]",
+        "{,}",
+        r#"{"a"}"#,
+        r#"{"a":}"#,
+        r#"{"a":1,}"#,
+        "01",
+        "-",
+        "-0",
+        "1.",
+        "1.e1",
+        "1e",
+        "1e+",
+        "1e+5",
+        "tru",
+        "true",
+        "nullx",
+        r#""\ud83d\ude00""#,
+        r#""\ud83d""#,
+        r#""\ude00""#,
+        r#""\x""#,
+        r#""\u12g4""#,
+        "\"\u{7f}é😀\"",
+        "\"\t\"",
+        "[1 2]",
+        "{\"a\":1 \"b\":2}",
+        "[[]",
+        "]",
+        "1 1",
+        "\u{feff}{}",
+        r#"{"a":[{"b":[null,false,-1.5E+10]}]}"#,
+    ] {
+        agrees_with_serde(body.as_bytes());
+    }
+    for body in [b"\"\xff\"".as_slice(), b"\"\xc3\"", b"\"\xe2\x82\"", b"\"\xed\xa0\x80\"", b"\"\xc3\\n\""] {
+        agrees_with_serde(body);
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_chunking_gives_the_same_result(
+        body in proptest::collection::vec(proptest::sample::select(PIECES), 0..24),
+        cuts in proptest::collection::vec(0usize..200, 0..12),
+    ) {
+        let body = body.concat();
+        let whole = peek(body.as_bytes());
+        let mut pieces = Peek::new();
+        let mut ends: Vec<usize> = cuts.iter().map(|&cut| cut.min(body.len())).chain([0, body.len()]).collect();
+        ends.sort_unstable();
+        let fed = ends.windows(2).try_for_each(|w| pieces.feed(&body.as_bytes()[w[0]..w[1]]));
+        let result = fed.and_then(|()| pieces.finish());
+        proptest::prop_assert_eq!(whole.as_ref().map(|_| ()).map_err(|e| *e), result);
+        if let Ok(whole) = whole {
+            proptest::prop_assert_eq!(whole.method(), pieces.method());
+            proptest::prop_assert_eq!(whole.id(), pieces.id());
+            proptest::prop_assert_eq!(whole.name(), pieces.name());
+            proptest::prop_assert_eq!(whole.request_state(), pieces.request_state());
+        }
+        agrees_with_serde(body.as_bytes());
+    }
+}
+
+const PIECES: &[&str] = &[
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "\"",
+    "\"method\":",
+    "\"id\":",
+    "\"params\":{",
+    "\"name\":",
+    "\"jsonrpc\":\"2.0\",",
+    "\"a\\u00e9\\ud83d\\ude00\"",
+    "\"é😀\"",
+    "1",
+    "-0.5e3",
+    "null",
+    "true",
+    " ",
+    "\"tools/call\"",
+    "\\u0041",
+    "\\",
+    "\"_meta\":{\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\"}",
+    "\"requestState\":\"x\"",
+];

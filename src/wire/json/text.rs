@@ -1,0 +1,160 @@
+//! Strings and numbers, over the ends of pieces.
+
+use super::PeekError::{self, Duplicate, Grammar};
+use super::keys::key_at;
+use super::{Number, Peek, Sink, State, ends_a_number};
+
+impl Peek {
+    /// A run of a string up to its end, an escape, or the end of the piece; how many bytes that was.
+    pub(super) fn string(&mut self, bytes: &[u8]) -> Result<usize, PeekError> {
+        let stop = memchr::memchr2(b'"', b'\\', bytes);
+        let run = &bytes[..stop.unwrap_or(bytes.len())];
+        self.check_text(run, stop.is_some())?;
+        self.keep(run)?;
+        match stop.map(|at| bytes[at]) {
+            Some(b'"') => self.end_string()?,
+            Some(_) => self.state = State::Escape,
+            None => {}
+        }
+        Ok(run.len() + usize::from(stop.is_some()))
+    }
+
+    /// No control characters, and valid UTF-8 over the ends of pieces.
+    fn check_text(&mut self, run: &[u8], ends: bool) -> Result<(), PeekError> {
+        if run.iter().any(|&byte| byte < 0x20) {
+            return Err(Grammar("a control character in a string"));
+        }
+        if self.partial_len == 0 && run.is_ascii() {
+            return Ok(());
+        }
+        let mut rest = run;
+        while self.partial_len > 0 {
+            let Some((&byte, after)) = rest.split_first() else { break };
+            rest = after;
+            self.partial[usize::from(self.partial_len)] = byte;
+            self.partial_len += 1;
+            match std::str::from_utf8(&self.partial[..usize::from(self.partial_len)]) {
+                Ok(_) => self.partial_len = 0,
+                Err(error) if error.error_len().is_none() => {}
+                Err(_) => return Err(Grammar("not UTF-8")),
+            }
+        }
+        if let Err(error) = std::str::from_utf8(rest) {
+            if error.error_len().is_some() {
+                return Err(Grammar("not UTF-8"));
+            }
+            let cut = &rest[error.valid_up_to()..];
+            self.partial[..cut.len()].copy_from_slice(cut);
+            self.partial_len = cut.len() as u8;
+        }
+        if ends && self.partial_len > 0 { Err(Grammar("not UTF-8")) } else { Ok(()) }
+    }
+
+    pub(super) fn escape(&mut self, byte: u8) -> Result<(), PeekError> {
+        if let Sink::Raw { .. } = self.sink {
+            if self.state == State::Escape {
+                self.keep(b"\\")?;
+            }
+            self.keep(&[byte])?;
+        }
+        match self.state {
+            State::Escape => {
+                let plain = match byte {
+                    b'"' | b'\\' | b'/' => byte,
+                    b'b' => 8,
+                    b'f' => 12,
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'u' => {
+                        self.state = State::Unicode { left: 4, value: 0 };
+                        return Ok(());
+                    }
+                    _ => return Err(Grammar("escape")),
+                };
+                self.state = State::String;
+                self.keep_decoded(&[plain])
+            }
+            State::Unicode { left, value } => {
+                let digit = (byte as char).to_digit(16).ok_or(Grammar("escape"))?;
+                let value = value << 4 | digit as u16;
+                if left > 1 {
+                    self.state = State::Unicode { left: left - 1, value };
+                    return Ok(());
+                }
+                self.unicode(value)
+            }
+            State::LowBackslash if byte == b'\\' => {
+                self.state = State::LowU;
+                Ok(())
+            }
+            State::LowU if byte == b'u' => {
+                self.state = State::Unicode { left: 4, value: 0 };
+                Ok(())
+            }
+            _ => Err(Grammar("a lone surrogate")),
+        }
+    }
+
+    fn unicode(&mut self, value: u16) -> Result<(), PeekError> {
+        let high = std::mem::take(&mut self.high_surrogate);
+        let scalar = match (high, value) {
+            (0, 0xd800..=0xdbff) => {
+                self.high_surrogate = value;
+                self.state = State::LowBackslash;
+                return Ok(());
+            }
+            (0, 0xdc00..=0xdfff) => return Err(Grammar("a lone surrogate")),
+            (0, plain) => u32::from(plain),
+            (high, 0xdc00..=0xdfff) => 0x10000 + ((u32::from(high) - 0xd800) << 10) + (u32::from(value) - 0xdc00),
+            _ => return Err(Grammar("a lone surrogate")),
+        };
+        self.state = State::String;
+        let mut utf8 = [0; 4];
+        let text = char::from_u32(scalar).ok_or(Grammar("escape"))?.encode_utf8(&mut utf8);
+        self.keep_decoded(text.as_bytes())
+    }
+
+    fn end_string(&mut self) -> Result<(), PeekError> {
+        if !self.in_key {
+            if let Sink::Raw { .. } = self.sink {
+                self.arena.push(b'"');
+            }
+            return self.end_scalar();
+        }
+        self.in_key = false;
+        self.state = State::Colon;
+        self.current = None;
+        if self.sink == Sink::Key
+            && !self.key_overflow
+            && let Some((key, spelled)) = key_at(self.place(), &self.key)
+        {
+            if self.has(key) {
+                return Err(Duplicate(spelled));
+            }
+            self.seen |= 1 << key as u32;
+            self.current = Some(key);
+        }
+        Ok(())
+    }
+
+    pub(super) fn number(&mut self, number: Number, byte: u8) -> Result<usize, PeekError> {
+        let next = match (number, byte) {
+            (Number::Minus, b'0') => Number::Zero,
+            (Number::Minus, b'1'..=b'9') | (Number::Integer, b'0'..=b'9') => Number::Integer,
+            (Number::Zero | Number::Integer, b'.') => Number::Point,
+            (Number::Point | Number::Fraction, b'0'..=b'9') => Number::Fraction,
+            (Number::Zero | Number::Integer | Number::Fraction, b'e' | b'E') => Number::Exponent,
+            (Number::Exponent, b'+' | b'-') => Number::ExponentSign,
+            (Number::Exponent | Number::ExponentSign | Number::ExponentDigits, b'0'..=b'9') => Number::ExponentDigits,
+            _ if ends_a_number(number) => {
+                self.end_scalar()?;
+                return Ok(0);
+            }
+            _ => return Err(Grammar("number")),
+        };
+        self.keep(&[byte])?;
+        self.state = State::Number(next);
+        Ok(1)
+    }
+}

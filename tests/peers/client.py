@@ -1,0 +1,43 @@
+"""The Python SDK drives a server: client.py URL http|sse; prints what it saw."""
+
+import asyncio
+import json
+import sys
+
+from mcp import ClientSession
+from mcp.client.sse import sse_client
+
+try:
+    from mcp.client.streamable_http import streamable_http_client as http_client
+except ImportError:
+    from mcp.client.streamable_http import streamablehttp_client as http_client
+
+
+async def main(url: str, transport: str) -> None:
+    connect = sse_client if transport == "sse" else http_client
+    async with connect(url) as streams:
+        async with ClientSession(streams[0], streams[1]) as session:
+            begun = await session.initialize()
+            tools = await session.list_tools()
+            echo = await session.call_tool("echo", {"text": "hello"})
+            progress = []
+
+            async def report(done, total, message) -> None:
+                progress.append(done)
+
+            await session.call_tool("slow", {"steps": 4, "interval": 5}, progress_callback=report)
+            resources = await session.list_resources()
+            prompts = await session.list_prompts()
+            info = getattr(begun, "serverInfo", None) or getattr(begun, "server_info")
+            seen = {
+                "server": info.name,
+                "tools": sorted(tool.name for tool in tools.tools),
+                "echo": echo.content[0].text,
+                "progress": len(progress),
+                "resources": len(resources.resources),
+                "prompts": sorted(prompt.name for prompt in prompts.prompts),
+            }
+            print(json.dumps(seen, sort_keys=True))
+
+
+asyncio.run(main(sys.argv[1], sys.argv[2]))
