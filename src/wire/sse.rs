@@ -68,7 +68,7 @@ pub struct Event<'a> {
     pub id: Option<&'a [u8]>,
 }
 
-/// An event is larger than [`EVENT_BYTES_MAX`]; the stream is not looked into any further.
+/// An event is larger than 64 KiB; the stream is not looked into any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an event is too large to be looked into")]
 pub struct TooLarge;
