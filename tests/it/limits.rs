@@ -37,7 +37,8 @@ fn head_of(bytes: usize) -> Vec<u8> {
 fn bounds_the_head(driver: Driver) {
     let upstream = FakeUpstream::answering("");
     let by_default = Proxy::before(driver, &[&upstream]).start();
-    let tuned = Proxy::before(driver, &[&upstream]).set("limits.head_bytes", "4096").set("limits.target_bytes", "1024").start();
+    let tuned =
+        Proxy::before(driver, &[&upstream]).set("limits.head_bytes", "4096").set("limits.target_bytes", "1024").start();
     for (proxy, limit) in [(&by_default, 32 * 1024), (&tuned, 4096)] {
         assert_eq!(proxy.ask(&head_of(limit)).status, 200, "{limit}");
         let refused = proxy.ask(&head_of(limit + 1));

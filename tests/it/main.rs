@@ -4,6 +4,7 @@
 mod support;
 
 mod faults;
+mod guards;
 mod headers;
 mod http1;
 mod legacy_sse;
@@ -11,6 +12,7 @@ mod limits;
 mod mcp;
 mod pool;
 mod probes;
+mod replicas;
 mod sessions;
 mod smuggling;
 mod store;

@@ -11,6 +11,7 @@ on_both_drivers!(
     ids_are_long_random_and_visible_ascii,
     every_message_of_a_session_reaches_its_replica,
     streams_reach_the_replica_of_their_session,
+    a_stream_that_the_server_ends_is_taken_up_again,
     spreads_new_sessions_over_replicas_by_weight,
     unknown_sessions_are_404,
     refuses_two_session_headers,
@@ -104,6 +105,29 @@ fn streams_reach_the_replica_of_their_session(driver: Driver) {
         assert!(first.starts_with(&format!("id: {name}-1\ndata: {name}-secret-")), "{first}");
         assert!(first.ends_with("after 41\n\n"), "{first}");
     }
+}
+
+fn a_stream_that_the_server_ends_is_taken_up_again(driver: Driver) {
+    let (a, b) = (Replica::new("a"), Replica::new("b"));
+    let proxy = Proxy::before(driver, &[&a.upstream, &b.upstream]).start();
+    let (answer, id) = begin_session(&proxy);
+    let replica = if answer.json()["result"]["serverInfo"]["name"] == "a" { &a } else { &b };
+    // A legacy server may close after `retry:`; the client polls with `Last-Event-ID`, on the same connection.
+    let mut client = proxy.connect();
+    let mut last = "none".to_owned();
+    for round in 0..4 {
+        client.send(&listen(&id, &if round == 0 { String::new() } else { format!("Last-Event-ID: {last}\r\n") }));
+        client.stream_head();
+        let event = String::from_utf8(client.stream_until(b"\n\n")).expect("UTF-8");
+        assert!(event.ends_with(&format!(" after {last}\n\n")), "{event}");
+        last = event.strip_prefix("id: ").and_then(|rest| rest.lines().next()).expect("an id").to_owned();
+        replica.push(&mcp::Push::Bytes(b"retry: 10\n\n".to_vec()));
+        assert_eq!(client.stream_until(b"\n\n"), b"retry: 10\n\n");
+        replica.push(&mcp::Push::End);
+        assert_eq!(client.chunk(), None);
+    }
+    assert_eq!(proxy.ask(&in_session(&id, &request(1, "ping"))).status, 200);
+    assert_eq!(proxy.metrics().sum("shadowcat_proxy_errors_total", ""), 0.0);
 }
 
 fn spreads_new_sessions_over_replicas_by_weight(driver: Driver) {

@@ -276,10 +276,9 @@ fn bytes_behind_an_answer_are_nobodys(driver: Driver) {
         // The answer itself is whole: it may be given; but the connection is not used again.
         assert!(outcome.body() == b"hello" || outcome.status() == 502, "{outcome:?}");
     }
-    for chunked in ["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"] {
-        let outcome = outcome_and_aftermath(driver, &failing(format!("{chunked}{evil}").as_bytes(), Then::Keep));
-        assert!(outcome.body() == b"hello" || outcome.status() == 502, "{outcome:?}");
-    }
+    let chunked = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n{evil}");
+    let outcome = outcome_and_aftermath(driver, &failing(chunked.as_bytes(), Then::Keep));
+    assert!(outcome.body() == b"hello" || outcome.status() == 502, "{outcome:?}");
 }
 
 fn late_bytes_on_an_idle_connection_are_nobodys(driver: Driver) {

@@ -86,7 +86,6 @@ pub fn begin_session_on(client: &mut RawClient) -> String {
 /// A legacy MCP server with sessions. Every answer names the replica and the session as it knows it.
 pub struct Replica {
     pub upstream: FakeUpstream,
-    pub name: &'static str,
     sessions: Arc<Mutex<HashSet<String>>>,
     streams: Arc<Mutex<Vec<Sender<Push>>>>,
 }
@@ -117,7 +116,7 @@ impl Replica {
         let streams: Arc<Mutex<Vec<Sender<Push>>>> = Arc::default();
         let server = Server { name, next: Mutex::new(1), sessions: sessions.clone(), streams: streams.clone() };
         let upstream = FakeUpstream::at(address, move |conversation| server.serve(conversation));
-        Replica { upstream, name, sessions, streams }
+        Replica { upstream, sessions, streams }
     }
 
     /// The ids of its live sessions.

@@ -16,7 +16,7 @@ pub use client::{Outcome, RawClient};
 pub use http::{get, post, post_json, post_with};
 pub use proxy::{Driver, Proxy};
 pub use upstream::{Conversation, FakeUpstream};
-pub use wait::{PATIENCE, QUIET, wait_for, wait_until};
+pub use wait::{PATIENCE, QUIET, wait_until};
 pub use wire::Ending;
 
 /// Each test as `name::io_uring` and `name::epoll`. A kernel that refuses io_uring fails them; nothing is skipped.

@@ -321,8 +321,4 @@ impl Metrics {
         let values = self.0.lines().filter(of_name).filter(|line| line.contains(labels));
         values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
-
-    pub fn has(&self, name: &str) -> bool {
-        self.0.lines().any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
-    }
 }

@@ -37,8 +37,6 @@ struct State {
 pub struct Request {
     pub head: Head,
     pub body: Vec<u8>,
-    /// Of the connection that it came on, from 1.
-    pub connection: usize,
 }
 
 impl Request {
@@ -209,7 +207,7 @@ impl Conversation {
         let mut body = Vec::new();
         let read = self.wire.body(framing, &mut body);
         self.accept(read)?;
-        let request = Request { head, body, connection: self.number };
+        let request = Request { head, body };
         self.state.requests.lock().expect("requests").push(request.clone());
         Some(request)
     }

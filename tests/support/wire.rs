@@ -248,12 +248,6 @@ impl Wire {
         Ok(self.buffer.drain(..bytes).collect())
     }
 
-    /// Bytes up to the end of `what`.
-    pub fn through(&mut self, what: &[u8]) -> Result<Vec<u8>, Broken> {
-        let end = self.find(what)? + what.len();
-        Ok(self.buffer.drain(..end).collect())
-    }
-
     fn find(&mut self, what: &[u8]) -> Result<usize, Broken> {
         let mut searched = 0;
         loop {
