@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rustix::process::Signal;
+
 use crate::on_both_drivers;
 use crate::support::mcp::*;
 use crate::support::*;
@@ -11,6 +13,7 @@ on_both_drivers!(
     runs_one_worker_a_cpu_by_default,
     pins_each_worker_where_there_are_enough_cpus,
     a_port_in_use_is_69,
+    a_restart_gets_its_port_back,
     every_worker_serves,
     long_streams_are_spread_over_workers,
     a_panic_loses_one_connection,
@@ -73,10 +76,27 @@ fn a_port_in_use_is_69(driver: Driver) {
     for _ in 0..20 {
         assert_eq!(first.ask(&get("/", "")).text(), "first");
     }
-    first.kill();
-    // The port is free at once, TIME_WAIT or not.
-    let next = Proxy::before(driver, &[&upstream]).bind(&address).start();
-    assert_eq!(next.ask(&get("/", "")).text(), "first");
+}
+
+fn a_restart_gets_its_port_back(driver: Driver) {
+    let upstream = FakeUpstream::answering("served");
+    let mut proxy = Proxy::before(driver, &[&upstream]).start();
+    let address = proxy.address.to_string();
+    // Whatever lingers of a server that is gone, connections in TIME_WAIT or a ring that the kernel still takes apart:
+    // its successor listens.
+    for round in 0..10 {
+        let mut client = proxy.connect();
+        assert_eq!(client.ask(&get("/", "")).text(), "served");
+        assert_eq!(proxy.ask(&get("/", "Connection: close\r\n")).text(), "served");
+        if round % 2 == 0 {
+            proxy.kill();
+        } else {
+            proxy.signal(Signal::TERM);
+            assert_eq!(proxy.wait_exit().code(), Some(0));
+        }
+        proxy = Proxy::before(driver, &[&upstream]).bind(&address).start();
+    }
+    assert_eq!(proxy.ask(&get("/", "")).text(), "served");
 }
 
 /// Connections that each worker accepted, or has.
