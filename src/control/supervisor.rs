@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -68,6 +68,7 @@ pub fn serve(
         affinity: Affinity::default(),
         workers: (0..plan.workers).map(|index| registry.worker(index)).collect(),
         registry,
+        connections: AtomicUsize::new(0),
         inboxes: (0..plan.workers).map(|_| Mutex::new(None)).collect(),
         session_durations: durations,
         started,
@@ -91,7 +92,7 @@ fn raise_descriptor_limit(plan: &Plan) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let wanted = 2 * plan.limits.connections_max as u64 + 64;
+    let wanted = 2 * plan.limits.connections_max as u64;
     if let Some(allowed) = getrlimit(Resource::Nofile).current
         && allowed < wanted
     {

@@ -126,7 +126,7 @@ impl EventReader {
 }
 
 /// The length of the first block with its blank line, if that is there.
-fn block_end(bytes: &[u8]) -> Option<usize> {
+pub fn block_end(bytes: &[u8]) -> Option<usize> {
     let mut scanner = EventScanner { line_is_empty: true, after_return: false, at_boundary: false };
     for (at, byte) in bytes.iter().enumerate() {
         scanner.feed(std::slice::from_ref(byte));

@@ -1,9 +1,11 @@
 //! The accept loop: a cap, a pause when descriptors run out, and a hand-over where one worker got too many.
 
 use std::cell::Cell;
+use std::io;
 use std::net::TcpListener as StdListener;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_channel::oneshot;
@@ -54,22 +56,26 @@ async fn run(worker: Rc<Worker>, listener: StdListener, stopped: oneshot::Receiv
         }
     }
     while let Ok(Some((stream, peer))) = listener.accept() {
+        worker.shared.connections.fetch_add(1, Relaxed);
         connection::start(&worker, stream, peer);
     }
 }
 
 /// `false`: a pause is due.
 fn accept_batch(worker: &Rc<Worker>, listener: &Listener) -> bool {
-    let cap = worker.shared.view.load().plan.limits.connections_max as u64;
+    let cap = worker.shared.view.load().plan.limits.connections_max;
     for _ in 0..BATCH {
-        let total: u64 = worker.shared.workers.iter().map(|cells| cells.connections.value()).sum();
-        if total >= cap {
-            return false;
+        // Counted before it is taken, so that two workers never take the last place at once.
+        let total = worker.shared.connections.fetch_add(1, Relaxed);
+        let accepted = if total < cap { listener.accept() } else { Err(io::ErrorKind::QuotaExceeded.into()) };
+        if !matches!(accepted, Ok(Some(_))) {
+            worker.shared.connections.fetch_sub(1, Relaxed);
         }
-        match listener.accept() {
+        match accepted {
+            Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => return false,
             Ok(Some((stream, peer))) => {
                 worker.cells.accepted.add(1);
-                match less_busy(worker, total) {
+                match less_busy(worker, total as u64) {
                     Some(other) => hand_over(worker, other, stream, peer),
                     None => connection::start(worker, stream, peer),
                 }

@@ -1,11 +1,12 @@
 //! One client connection: wait, read a head, run the exchange, again.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,18 @@ impl Client {
         self.flags.write_by.set((fd, tick));
     }
 
+    /// Ready when the worker drains.
+    pub async fn drain(&self, worker: &Worker) {
+        poll_fn(|cx| {
+            if worker.is_draining() {
+                return Poll::Ready(());
+            }
+            self.flags.drain.replace(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
+
     pub fn wrote(&self) {
         self.flags.write_by.set((0, 0));
     }
@@ -58,14 +71,22 @@ pub enum After {
     Abort,
 }
 
-/// Serve a connection in a task of its own. A panic loses this connection and no other.
+/// Serve a connection, which is counted already, in a task of its own. A panic loses this connection and no other.
 pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let stream = match Stream::adopt(stream) {
         Ok(stream) => stream,
-        Err(error) => return tracing::debug!(%error, "lost a connection before its first byte"),
+        Err(error) => {
+            worker.shared.connections.fetch_sub(1, Relaxed);
+            return tracing::debug!(%error, "lost a connection before its first byte");
+        }
     };
     let id = worker.next_connection.replace(worker.next_connection.get() + 1);
-    let flags = Rc::new(Flags { client_fd: stream.fd(), phase: Cell::new(Phase::Idle), write_by: Cell::new((0, 0)) });
+    let flags = Rc::new(Flags {
+        client_fd: stream.fd(),
+        phase: Cell::new(Phase::Idle),
+        drain: RefCell::default(),
+        write_by: Cell::new((0, 0)),
+    });
     worker.connections.borrow_mut().insert(id, flags.clone());
     worker.cells.connections.add(1);
     let worker = worker.clone();
@@ -93,6 +114,7 @@ impl Drop for Registered {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().remove(&self.id);
         self.worker.cells.connections.sub(1);
+        self.worker.shared.connections.fetch_sub(1, Relaxed);
     }
 }
 

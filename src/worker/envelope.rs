@@ -8,7 +8,7 @@ use crate::net::{Buffer, within};
 use crate::wire::http1::body::BodyDecoder;
 use crate::wire::http1::framing::BodyLength;
 use crate::wire::http1::head::{Method, Name};
-use crate::wire::json::Peek;
+use crate::wire::json::{Kind, Peek};
 use crate::wire::mcp::{self, Era};
 
 /// What the stages after this one need to know; the rest stays in the peek.
@@ -19,6 +19,8 @@ pub struct Envelope {
     pub initializes: bool,
     /// Safe to send once more: HTTP's safe and idempotent methods, MCP's reads.
     pub repeatable: bool,
+    /// A JSON-RPC message, or a batch of them.
+    pub is_message: bool,
     /// A stream without end: GET, or `subscriptions/listen`.
     pub endless: bool,
     /// Hash of the opaque state or task that binds a modern request to the replica that issued it.
@@ -57,7 +59,14 @@ pub async fn read(
     let mut intake = Intake { body: input, rest: Buffer::default(), decoder, peeking: false };
     let idempotent = matches!(request.method(), Method::Get | Method::Head | Method::Options | Method::Delete);
     let endless = request.method() == Method::Get;
-    let plain = Envelope { era: Era::Legacy, initializes: false, repeatable: idempotent, endless, affinity: None };
+    let plain = Envelope {
+        era: Era::Legacy,
+        initializes: false,
+        repeatable: idempotent,
+        is_message: false,
+        endless,
+        affinity: None,
+    };
     if request.body() == BodyLength::Empty {
         std::mem::swap(&mut intake.body, &mut intake.rest);
         return Ok((plain, intake));
@@ -88,6 +97,7 @@ pub async fn read(
         era,
         initializes: era == Era::Legacy && (method == Some(b"initialize") || peek.batch_has_initialize()),
         repeatable: intake.is_whole() && method.is_some_and(mcp::is_read_method),
+        is_message: peek.kind() != Kind::Opaque,
         endless: method == Some(b"subscriptions/listen"),
         affinity: peek.request_state().or_else(|| peek.task_id_hash()).filter(|_| era == Era::Modern),
     };
@@ -125,10 +135,12 @@ async fn read_up_to_the_limit(
     while !intake.is_whole() && seen <= limit {
         let expected = match request.body() {
             BodyLength::Length(length) => (length as usize).min(limit + 1),
-            _ => seen + 1,
+            _ => 0,
         };
-        if intake.body.room() == 0 || intake.body.len() + intake.body.room() < expected {
-            intake.body.make_room(expected.max(seen * 2).max(crate::net::buffer::SMALL_BYTES));
+        // Memory follows what came, not what was announced: a slow client costs no more than it sent.
+        if intake.body.room() == 0 {
+            let doubled = (seen * 2).max(crate::net::buffer::SMALL_BYTES);
+            intake.body.make_room(if expected > seen { doubled.min(expected) } else { doubled });
         }
         match within(plan.timeouts.body, fill(client, &mut intake.body)).await {
             Ok(Ok(1..)) => {}

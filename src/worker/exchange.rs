@@ -58,11 +58,6 @@ impl Exchange<'_> {
         if whole { Refusal::REQUEST_TIMEOUT } else { Refusal::UPSTREAM_TIMEOUT }
     }
 
-    /// A drain ends endless streams.
-    pub fn ends_streams_now(&self) -> bool {
-        self.envelope.endless && self.worker.is_draining()
-    }
-
     fn record(&self, cells: &UpstreamCells) {
         let now = Instant::now();
         cells.duration.record(now - self.begun, now - self.worker.shared.started);

@@ -66,43 +66,64 @@ impl Inspect {
             }
             Inspect::Endpoint(opening) => {
                 opening.held.extend_from_slice(piece);
-                if opening.may_be_endpoint() && !last && !ends_an_event(&opening.held) {
-                    return Ok(Seen::Instead(Vec::new()));
+                let mut out = Vec::new();
+                let decided = Box::pin(opening.take_blocks(exchange, last, &mut out)).await?;
+                if decided {
+                    *self = Inspect::Nothing;
                 }
-                let bytes = Box::pin(opening.open(exchange)).await?;
-                *self = Inspect::Nothing;
-                Ok(Seen::Instead(bytes))
+                Ok(Seen::Instead(out))
             }
         }
     }
 }
 
 impl Opening {
-    /// Whether the stream still looks like `event: endpoint`.
-    fn may_be_endpoint(&self) -> bool {
-        let start = self.held.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.held);
-        let known = start.len().min(b"event:".len());
-        self.held.len() <= ENDPOINT_BYTES_MAX && start[..known] == b"event:"[..known]
+    /// Pass on what is whole. Comments and empty events may come first; the first event that says anything decides, and
+    /// nobody could have acted on it before its blank line.
+    async fn take_blocks(&mut self, exchange: &Exchange<'_>, last: bool, out: &mut Vec<u8>) -> Result<bool, Refusal> {
+        while let Some(end) = sse::block_end(&self.held) {
+            let rest = self.held.split_off(end);
+            let block = std::mem::replace(&mut self.held, rest);
+            if !says_anything(&block) {
+                out.extend_from_slice(&block);
+                continue;
+            }
+            self.open(exchange, &block, out).await?;
+            out.append(&mut self.held);
+            return Ok(true);
+        }
+        if last || self.held.len() > ENDPOINT_BYTES_MAX {
+            out.append(&mut self.held);
+            return Ok(true);
+        }
+        Ok(false)
     }
 
-    /// The held bytes, with our id in the place of upstream's if they begin a session.
-    async fn open(&mut self, exchange: &Exchange<'_>) -> Result<Vec<u8>, Refusal> {
-        let held = std::mem::take(&mut self.held);
-        let Some((parameter, span)) = endpoint_session(&held) else { return Ok(held) };
-        let id = session::begin(
-            exchange.worker,
-            self.reserved.take(),
-            Birth {
-                upstream: &exchange.view.view.upstreams[self.upstream].plan.name,
-                upstream_session: &held[span.clone()],
-                protocol: b"2024-11-05",
-                transport: Transport::HttpSse { parameter },
-            },
-        )
-        .await?;
+    /// The first event, with our id in the place of upstream's if it begins a session.
+    async fn open(&mut self, exchange: &Exchange<'_>, block: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let Some((parameter, span)) = endpoint_session(block) else {
+            out.extend_from_slice(block);
+            return Ok(());
+        };
+        let birth = Birth {
+            upstream: &exchange.view.view.upstreams[self.upstream].plan.name,
+            upstream_session: &block[span.clone()],
+            protocol: b"2024-11-05",
+            transport: Transport::HttpSse { parameter },
+        };
+        let id = session::begin(exchange.worker, self.reserved.take(), birth).await?;
         self.begun.set(Some(id));
-        Ok([&held[..span.start], id.as_bytes().as_slice(), &held[span.end..]].concat())
+        out.extend_from_slice(&block[..span.start]);
+        out.extend_from_slice(id.as_bytes());
+        out.extend_from_slice(&block[span.end..]);
+        Ok(())
     }
+}
+
+/// Whether a block is an event, rather than comments or fields that nobody acts on.
+fn says_anything(block: &[u8]) -> bool {
+    let mut reader = EventReader::default();
+    reader.feed(block).is_err() || reader.next_event().is_some()
 }
 
 /// Name of the parameter and place of its value, if the bytes start with an `endpoint` event that names a session.
@@ -119,11 +140,6 @@ fn endpoint_session(held: &[u8]) -> Option<(String, std::ops::Range<usize>)> {
     let at = memchr::memmem::find(held, event.data)?;
     let start = at + value.start as usize;
     Some((parameter, start..start + value.len as usize))
-}
-
-/// Whether a blank line has come.
-fn ends_an_event(bytes: &[u8]) -> bool {
-    [b"\n\n".as_slice(), b"\r\n\r\n", b"\r\r"].iter().any(|end| memchr::memmem::find(bytes, end).is_some())
 }
 
 impl State {

@@ -91,6 +91,8 @@ enum Phase {
 struct Flags {
     client_fd: i32,
     phase: Cell<Phase>,
+    /// Whom to wake when a drain comes: an endless stream between two events.
+    drain: RefCell<Option<std::task::Waker>>,
     /// A descriptor that is being written to, and the tick at which that is given up (0: nothing is). A timer for each
     /// write would cost more than this look at all of them twice a second.
     write_by: Cell<(i32, u64)>,
@@ -134,7 +136,9 @@ struct Mourner(Rc<Worker>);
 
 impl Drop for Mourner {
     fn drop(&mut self) {
-        for flags in self.0.connections.borrow().values() {
+        let lost = self.0.connections.borrow();
+        self.0.shared.connections.fetch_sub(lost.len(), Relaxed);
+        for flags in lost.values() {
             stream::end(flags.client_fd);
             if let Phase::Streaming(upstream) = flags.phase.get() {
                 stream::end(upstream);
@@ -217,7 +221,7 @@ impl Worker {
         for flags in self.connections.borrow().values() {
             match flags.phase.get() {
                 Phase::Idle => stream::wake_reader(flags.client_fd),
-                Phase::Streaming(upstream) => stream::wake_reader(upstream),
+                Phase::Streaming(_) => flags.drain.borrow_mut().take().into_iter().for_each(std::task::Waker::wake),
                 Phase::Busy => {}
             }
         }

@@ -75,6 +75,9 @@ impl Refusal {
     pub const UPSTREAM_BUSY: Refusal =
         later(1, no(503, SERVER, "upstream_busy", "all connections to upstream are in use"));
     pub const UPSTREAM_CONNECT: Refusal = no(502, SERVER, "upstream_connect", "upstream does not accept connections");
+    /// Ours to mend, and nobody else's fault.
+    pub const NO_RESOURCES: Refusal =
+        later(1, no(503, SERVER, "no_resources", "the proxy is out of file descriptors, ports or memory"));
     pub const CONNECT_TIMEOUT: Refusal = no(504, SERVER, "upstream_timeout", "upstream did not accept in time");
     pub const UPSTREAM_TIMEOUT: Refusal = no(504, SERVER, "upstream_timeout", "upstream did not answer in time");
     pub const REQUEST_TIMEOUT: Refusal = no(504, SERVER, "request_timeout", "the request took too long");

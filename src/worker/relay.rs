@@ -163,6 +163,8 @@ async fn departure(client: &Client) {
 enum Interrupt {
     Refused(Refusal),
     Timeout,
+    /// The worker drains, and the stream stands between two events.
+    Drain,
 }
 
 /// Read once from upstream; beside it the upload goes on and, if the answer takes its time, the client is watched.
@@ -173,6 +175,7 @@ async fn read_upstream(
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
     limit: Option<Duration>,
+    drain: impl Future<Output = ()>,
 ) -> Result<(io::Result<usize>, Buffer), Interrupt> {
     let mut fill = pin!(async {
         // A stream may be silent for hours and owns no buffer meanwhile; an answer's next bytes are on their way.
@@ -190,10 +193,17 @@ async fn read_upstream(
         }
     }
     let Some(limit) = limit else {
-        return match race(fill, pin!(watch.gone())).await {
-            Either::First(read) => Ok(read),
-            Either::Second(()) => Err(Interrupt::Refused(Refusal::CLIENT_GONE)),
-        };
+        let (mut gone, mut drain) = (pin!(watch.gone()), pin!(drain));
+        return poll_fn(|cx| {
+            if let Poll::Ready(read) = fill.as_mut().poll(cx) {
+                return Poll::Ready(Ok(read));
+            }
+            if gone.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(Interrupt::Refused(Refusal::CLIENT_GONE)));
+            }
+            drain.as_mut().poll(cx).map(|()| Err(Interrupt::Drain))
+        })
+        .await;
     };
     let quick = QUICK.min(limit);
     if let Either::First(read) = race(fill.as_mut(), pin!(net::sleep(quick))).await {
@@ -266,10 +276,19 @@ pub async fn answer_head(
         let limit = Some(patience(left, exchange.deadline));
         let silent = interims == 0 && buffer.is_none();
         let have = buffer.take();
-        match read_upstream(&lease.stream, || have.unwrap_or_else(Buffer::small), upload, watch, limit).await {
+        match read_upstream(
+            &lease.stream,
+            || have.unwrap_or_else(Buffer::small),
+            upload,
+            watch,
+            limit,
+            std::future::pending(),
+        )
+        .await
+        {
             Ok((Ok(1..), filled)) => buffer = Some(filled),
             Ok(_) => return Err(fail(Refusal::UPSTREAM_CLOSED, silent)),
-            Err(Interrupt::Timeout) => return Err(fail(exchange.timeout_refusal(), false)),
+            Err(Interrupt::Timeout | Interrupt::Drain) => return Err(fail(exchange.timeout_refusal(), false)),
             Err(Interrupt::Refused(refusal)) => return Err(fail(refusal, false)),
         }
     }
@@ -330,20 +349,29 @@ pub async fn answer(
         let size = exchange.plan().stream_buffer_bytes;
         let fresh = || if is_stream { Buffer::small_streaming() } else { Buffer::streaming(size) };
         let limit = (!is_stream).then(|| patience(exchange.upstream_timeout(), exchange.deadline));
-        let (result, mut piece) = match read_upstream(&lease.stream, fresh, upload, watch, limit).await {
+        let ends_here = exchange.envelope.endless && events.as_ref().is_some_and(EventScanner::at_boundary);
+        let drain = async {
+            if !ends_here {
+                std::future::pending::<()>().await;
+            }
+            exchange.client.drain(exchange.worker).await;
+        };
+        let (result, mut piece) = match read_upstream(&lease.stream, fresh, upload, watch, limit, drain).await {
             Ok(read) => read,
+            Err(Interrupt::Drain) => {
+                let mut end = Buffer::small_streaming();
+                if chunked {
+                    frame(&mut end, true);
+                    exchange.write_client(end).await?;
+                }
+                return Ok(false);
+            }
             Err(Interrupt::Timeout) => return Err(exchange.timeout_refusal()),
             Err(Interrupt::Refused(refusal)) => return Err(refusal),
         };
         match result {
             Ok(0) if decoder.end_of_input().is_ok() => {}
             Ok(1..) => surplus |= shape(&mut piece, &mut decoder, &mut inspect, exchange, events.as_mut()).await?,
-            _ if exchange.ends_streams_now() && events.as_ref().is_some_and(EventScanner::at_boundary) => {
-                piece.clear();
-                frame(&mut piece, true);
-                exchange.write_client(piece).await?;
-                return Ok(false);
-            }
             _ => return Err(Refusal::UPSTREAM_CLOSED),
         }
         if chunked {

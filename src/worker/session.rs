@@ -85,8 +85,9 @@ pub fn resume(
     let (id, in_target) = match request.find(Name::McpSessionId) {
         Some(_) if request.head.count(Name::McpSessionId) > 1 => return Err(Refusal::SESSION_HEADER),
         Some(text) => (SessionId::parse(text).ok_or(Refusal::SESSION_UNKNOWN)?, None),
-        None if request.method() == Method::Post => match id_in_target(request.path_and_query()) {
-            Some((id, span)) => (id, Some(span)),
+        None if request.method() == Method::Post && envelope.is_message => match id_in_target(request.path_and_query())
+        {
+            Some((id, span)) => (id.ok_or(Refusal::SESSION_UNKNOWN)?, Some(span)),
             None => return Ok(None),
         },
         None => return Ok(None),
@@ -100,12 +101,12 @@ pub fn resume(
     Ok(Some(Session { id, upstream, entry, in_target }))
 }
 
-/// Our id of a 2024-11-05 session in the query.
-fn id_in_target(target: &[u8]) -> Option<(SessionId, Span)> {
+/// The id of a 2024-11-05 session in the query; `None` in it if it cannot be one of ours, so names no session.
+fn id_in_target(target: &[u8]) -> Option<(Option<SessionId>, Span)> {
     memchr::memchr(b'?', target)?;
     PARAMETERS.iter().find_map(|name| {
         let span = sse::query_parameter(target, name)?;
-        Some((SessionId::parse(span.of(target))?, span))
+        Some((SessionId::parse(span.of(target)), span))
     })
 }
 

@@ -1,7 +1,7 @@
 //! What all workers see: the view (swapped whole by control) and the shared parts.
 
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -56,6 +56,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// One a worker, in order; the same cells as in the registry.
     pub workers: Vec<Arc<WorkerCells>>,
+    /// Client connections of all workers: what `performance.max_connections` bounds.
+    pub connections: AtomicUsize,
     pub inboxes: Vec<Mutex<Option<UnboundedSender<Command>>>>,
     /// Lives of ended sessions; written by the store's writer thread.
     pub session_durations: Arc<Histogram>,

@@ -162,6 +162,10 @@ async fn open(worker: &Worker, view: &LocalView, index: usize, fresh: bool) -> R
             local.cells.connects.add(1);
             Ok(Lease { stream, index, reused: false, local, _in_flight: in_flight })
         }
+        Ok(Err(error)) if is_ours(&error) => {
+            tracing::error!(upstream = upstream.plan.name, %error, "cannot make a connection");
+            Err(Refusal::NO_RESOURCES)
+        }
         Ok(Err(error)) => {
             tracing::warn!(upstream = upstream.plan.name, %error, "cannot connect to upstream");
             Err(failed(worker, upstream, &local.cells, Fault::Connect))
@@ -171,6 +175,14 @@ async fn open(worker: &Worker, view: &LocalView, index: usize, fresh: bool) -> R
             Err(failed(worker, upstream, &local.cells, Fault::Timeout))
         }
     }
+}
+
+/// Whether a connection failed for want of something on this side: no reason to think worse of the upstream, let alone
+/// to give up its sessions.
+fn is_ours(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    Errno::from_io_error(error).is_some_and(|errno| ours.contains(&errno))
 }
 
 fn failed(worker: &Worker, upstream: &Upstream, cells: &UpstreamCells, fault: Fault) -> Refusal {
