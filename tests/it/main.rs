@@ -1,30 +1,22 @@
 //! Black-box tests over the real binary: raw bytes in, raw bytes out, on both I/O drivers.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod faults;
+mod guards;
+mod headers;
 mod http1;
+mod legacy_sse;
+mod limits;
 mod mcp;
+mod pool;
 mod probes;
+mod replicas;
 mod sessions;
 mod smuggling;
+mod store;
 mod streaming;
-mod support;
-mod upstreams;
+mod tls_upstream;
+mod upstream_faults;
 mod workers;
-
-/// Each test as `name::io_uring` and `name::epoll`. A kernel that refuses io_uring fails them; nothing is skipped.
-#[macro_export]
-macro_rules! on_both_drivers {
-    ($($name:ident),* $(,)?) => {
-        $(mod $name {
-            #[test]
-            fn io_uring() {
-                super::$name("io_uring");
-            }
-
-            #[test]
-            fn epoll() {
-                super::$name("epoll");
-            }
-        })*
-    };
-}

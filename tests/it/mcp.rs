@@ -1,245 +1,351 @@
-//! What MCP asks of a proxy, in both eras.
+//! What the proxy must know of messages: eras, headers against bodies, JSON that two parsers could read differently.
 
 use crate::on_both_drivers;
+use crate::support::mcp::*;
 use crate::support::*;
 
 on_both_drivers!(
-    compares_headers_of_modern_requests_with_the_body,
-    refuses_bodies_that_two_parsers_could_read_differently,
-    finds_contradictions_in_long_bodies_before_upstream_has_them_whole,
-    guards_against_web_pages,
-    passes_answers_of_upstream_unchanged,
-    tells_upstream_at_once_when_a_modern_client_leaves,
-    leaves_it_to_a_legacy_server_when_the_client_leaves,
-    never_shows_session_ids_to_modern_clients,
-    brings_request_state_back_to_its_replica,
-    passes_batches,
+    passes_modern_requests_whose_headers_match,
+    refuses_headers_that_contradict_a_modern_body,
+    compares_encoded_names,
+    refuses_duplicate_keys,
+    refuses_what_is_no_json,
+    refuses_encoded_json,
+    a_late_duplicate_in_a_long_body_cuts_the_upstream_request,
+    a_late_mismatch_in_a_long_body_cuts_the_upstream_request,
+    a_long_sound_body_arrives_whole,
+    own_errors_are_json_rpc_with_the_requests_id,
+    upstreams_errors_pass_byte_exact,
+    modern_answers_carry_no_session,
+    batches_pass,
+    legacy_traffic_needs_no_modern_headers,
+    without_upstream_says_what_is_missing,
 );
 
-/// A modern request; `fields` come in addition to the version.
-fn modern(fields: &str, id: i64, method: &str, params: &str) -> Vec<u8> {
-    let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}"#;
-    let comma = if params.is_empty() { "" } else { "," };
-    let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{params}{comma}{meta}}}}}"#);
-    post(&format!("MCP-Protocol-Version: 2026-07-28\r\n{fields}"), &body)
-}
-
-fn compares_headers_of_modern_requests_with_the_body(driver: &str) {
-    let upstream = Upstream::answering("ok");
-    let proxy = Proxy::before(driver, &[&upstream]).start();
-    let mut client = proxy.connect();
-    let echo = r#""name":"echo""#;
-    let good = "Mcp-Method: tools/call\r\nMcp-Name: echo\r\n";
-    assert_eq!(client.exchange(&modern(good, 1, "tools/call", echo)).text(), "ok");
-    let encoded = "Mcp-Method: tools/call\r\nMcp-Name: =?base64?ZWNobw==?=\r\nMcp-Param-X: anything\r\n";
-    assert_eq!(client.exchange(&modern(encoded, 1, "tools/call", echo)).text(), "ok");
-    let passed = upstream.received().len();
-    for fields in [
-        "Mcp-Method: tools/list\r\nMcp-Name: echo\r\n",
-        "Mcp-Method: tools/call\r\nMcp-Name: other\r\n",
-        "Mcp-Method: tools/call\r\nMcp-Name: =?base64?b3RoZXI=?=\r\n",
-        "Mcp-Method: tools/call\r\nMcp-Name: echo\r\nMcp-Name: other\r\n",
-        "Mcp-Name: echo\r\n",
-        "Mcp-Method: tools/call\r\n",
-    ] {
-        let answer = client.exchange(&modern(fields, 42, "tools/call", echo));
-        assert_eq!(answer.status, 400, "{fields}");
-        assert_eq!((answer.json()["error"]["code"].as_i64(), answer.json()["id"].as_i64()), (Some(-32020), Some(42)));
-        client = proxy.connect();
-    }
-    let wrong_version = String::from_utf8(modern(good, 1, "tools/call", echo)).unwrap();
-    let wrong_version = wrong_version.replace("MCP-Protocol-Version: 2026-07-28", "MCP-Protocol-Version: 2025-11-25");
-    assert_eq!(client.exchange(wrong_version.as_bytes()).json()["error"]["code"], -32020);
-    assert_eq!(upstream.received().len(), passed);
-}
-
-fn refuses_bodies_that_two_parsers_could_read_differently(driver: &str) {
-    let upstream = Upstream::answering("leaked");
-    let proxy = Proxy::before(driver, &[&upstream]).start();
-    for (body, code) in [
-        (r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#, -32600),
-        (r#"{"jsonrpc":"2.0","id":1,"method":"a","m\u0065thod":"b"}"#, -32600),
-        (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"a"}"#, -32600),
-        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name":"b"}}"#, -32600),
-        (r#"{"jsonrpc":"2.0","id":{},"method":"a"}"#, -32600),
-        (r#"{"jsonrpc":"2.0","id":1,"method":"a"} x"#, -32700),
-        (r#"{"jsonrpc":"2.0","id":1,"method":'a'}"#, -32700),
-        (r#"{"jsonrpc":"2.0","id":1,"method":"a",}"#, -32700),
-        ("{", -32700),
-        ("\u{feff}{}", -32700),
-    ] {
-        let answer = proxy.connect().exchange(&post("", body));
-        assert_eq!((answer.status, answer.json()["error"]["code"].as_i64()), (400, Some(code)), "{body}");
-    }
-    let packed = proxy.connect().exchange(&post("Content-Encoding: gzip\r\n", "xx"));
-    assert_eq!(packed.status, 415);
-    assert_eq!(upstream.received(), "");
-    // What is no JSON is none of our business.
-    let form = b"POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 3\r\n\r\na=b";
-    assert_eq!(proxy.connect().exchange(form).text(), "leaked");
-    assert_eq!(proxy.connect().exchange(&post_to("/register", "", r#"{"client_name":"x"}"#)).text(), "leaked");
-}
-
-fn finds_contradictions_in_long_bodies_before_upstream_has_them_whole(driver: &str) {
-    let upstream = Upstream::new(|conversation| {
+/// Answers every POST with a result that names nothing, every other method with 405.
+fn server() -> FakeUpstream {
+    FakeUpstream::new(|conversation| {
         while conversation.request().is_some() {
-            conversation.tell("whole");
-            conversation.answer(200, "", "done");
+            conversation.respond_json(200, "", r#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
         }
-        conversation.tell("cut");
-    });
-    let proxy = Proxy::before(driver, &[&upstream]).set("limits.peek_bytes", "1000").start();
-    let padding = "x".repeat(300_000);
-    let start = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"a":"{padding}""#);
-    let good = format!("{start}}}}}");
-    assert_eq!(proxy.connect().exchange(&post("", &good)).text(), "done");
-    assert_eq!(upstream.event(), "whole");
-    for end in [r#"},"method":"other"}"#, r#",}"#, r#",\"name\":"x"}}"#] {
-        let answer = proxy.connect().exchange(&post("", &format!("{start}{end}")));
-        assert_eq!(answer.status, 400, "{end}");
-        assert_eq!(upstream.event(), "cut", "{end}");
-    }
-    let meta = r#","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
-    let fields = "MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/list\r\n";
-    let answer = proxy.connect().exchange(&post(fields, &format!("{start}{meta}")));
-    assert_eq!(answer.json()["error"]["code"], -32020);
-    assert_eq!(upstream.event(), "cut");
-}
-
-fn guards_against_web_pages(driver: &str) {
-    let upstream = Upstream::answering("ok");
-    let proxy = Proxy::before(driver, &[&upstream]).start();
-    let status = |fields: &str| proxy.connect().exchange(&post(fields, "{}")).status;
-    assert_eq!(status("Origin: http://evil.example\r\n"), 403);
-    assert_eq!(status("Origin: null\r\n"), 403);
-    assert_eq!(status("Origin: http://localhost:5173\r\n"), 200);
-    assert_eq!(status("Origin: http://localhost\r\nOrigin: http://evil.example\r\n"), 403);
-    let rebound = b"POST /mcp HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 2\r\n\r\n{}";
-    assert_eq!(proxy.connect().exchange(rebound).status, 403);
-    assert_eq!(proxy.connect().exchange(b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n").status, 403);
-    assert_eq!(proxy.connect().exchange(b"GET /health HTTP/1.1\r\nHost: evil.example\r\n\r\n").status, 200);
-    assert!(!upstream.received().contains("evil"));
-    let proxy = Proxy::before(driver, &[&upstream])
-        .set("proxy.allowed_origins", "https://app.example")
-        .set("proxy.allowed_hosts", "mcp.example")
-        .start();
-    let request =
-        b"POST /mcp HTTP/1.1\r\nHost: mcp.example\r\nOrigin: https://app.example\r\nContent-Length: 2\r\n\r\n{}";
-    assert_eq!(proxy.connect().exchange(request).status, 200);
-}
-
-fn passes_answers_of_upstream_unchanged(driver: &str) {
-    let body = "{\"jsonrpc\":\"2.0\",\"id\":null , \"error\":{\"code\":-32022}}\r\n";
-    let upstream = Upstream::new(move |conversation| {
-        while let Some(request) = conversation.request() {
-            let status: u16 = request.path()[1..].parse().unwrap();
-            conversation.answer(status, "Content-Type: application/json\r\nX-Custom: 1\r\n", body);
-        }
-    });
-    let proxy = Proxy::before(driver, &[&upstream]).start();
-    let mut client = proxy.connect();
-    for status in [202, 400, 401, 403, 404, 405, 406, 415, 500, 503] {
-        let answer = client.exchange(&post_to(&format!("/{status}"), "", "{}"));
-        assert_eq!((answer.status, answer.text().as_str()), (status, body));
-        assert_eq!(answer.field("x-custom").as_deref(), Some("1"));
-    }
-}
-
-fn waiting_server() -> Upstream {
-    Upstream::new(|conversation| {
-        while conversation.request().is_some() {
-            conversation.tell("asked");
-        }
-        conversation.tell("closed");
     })
 }
 
-fn tells_upstream_at_once_when_a_modern_client_leaves(driver: &str) {
-    let upstream = waiting_server();
+fn passes_modern_requests_whose_headers_match(driver: Driver) {
+    let upstream = server();
     let proxy = Proxy::before(driver, &[&upstream]).start();
-    let mut client = proxy.connect();
-    client.send(&modern("Mcp-Method: tools/list\r\n", 1, "tools/list", ""));
-    assert_eq!(upstream.event(), "asked");
-    drop(client);
-    assert_eq!(upstream.event(), "closed");
+    for (method, params, name) in [
+        ("server/discover", "", None),
+        ("tools/list", "", None),
+        ("tools/call", r#""name":"echo","arguments":{"name":"other"}"#, Some("echo")),
+        ("prompts/get", r#""name":"p""#, Some("p")),
+        ("resources/read", r#""uri":"file:///x""#, Some("file:///x")),
+    ] {
+        let body = modern(1, method, params);
+        let answer = proxy.ask(&post_json("/mcp", &modern_fields(method, name), &body));
+        assert_eq!(answer.status, 200, "{method}: {answer:?}");
+        let seen = upstream.last_request();
+        assert_eq!(seen.text(), body);
+        assert_eq!((seen.head.one("mcp-method"), seen.head.one("mcp-name")), (Some(method), name));
+        assert_eq!(seen.head.one("mcp-protocol-version"), Some(MODERN));
+    }
+    // Unknown parameters pass.
+    let extra = format!("{}Mcp-Param-Region: eu\r\n", modern_fields("tools/call", Some("echo")));
+    let body = modern(1, "tools/call", r#""name":"echo","arguments":{}"#);
+    assert_eq!(proxy.ask(&post_json("/mcp", &extra, &body)).status, 200);
 }
 
-fn leaves_it_to_a_legacy_server_when_the_client_leaves(driver: &str) {
-    let upstream = waiting_server();
+fn refuses_headers_that_contradict_a_modern_body(driver: Driver) {
+    let upstream = server();
     let proxy = Proxy::before(driver, &[&upstream]).start();
-    let mut client = proxy.connect();
-    client.send(&post("", r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#));
-    assert_eq!(upstream.event(), "asked");
-    drop(client);
-    upstream.no_event();
+    let body = modern(42, "tools/call", r#""name":"echo""#);
+    for fields in [
+        modern_fields("tools/list", Some("echo")),
+        modern_fields("Tools/Call", Some("echo")),
+        modern_fields("tools/call", Some("other")),
+        modern_fields("tools/call", Some("Echo")),
+        modern_fields("tools/call", None),
+        modern_fields("tools/call", Some("=?base64?####?=")),
+        "Mcp-Method: tools/call\r\nMcp-Name: echo\r\n".to_owned(),
+        "MCP-Protocol-Version: 2026-07-28\r\nMcp-Name: echo\r\n".to_owned(),
+        "MCP-Protocol-Version: 2025-11-25\r\nMcp-Method: tools/call\r\nMcp-Name: echo\r\n".to_owned(),
+        format!("{}Mcp-Name: other\r\n", modern_fields("tools/call", Some("echo"))),
+        format!("{}Mcp-Method: tools/list\r\n", modern_fields("tools/call", Some("echo"))),
+        format!("{}MCP-Protocol-Version: 2025-11-25\r\n", modern_fields("tools/call", Some("echo"))),
+        String::new(),
+    ] {
+        let answer = proxy.ask(&post_json("/mcp", &fields, &body));
+        let error = answer.json();
+        assert_eq!(answer.status, 400, "{fields}");
+        assert_eq!((error["error"]["code"].as_i64(), error["id"].as_u64()), (Some(-32020), Some(42)), "{fields}");
+        assert_eq!(error["jsonrpc"], "2.0");
+    }
+    assert_eq!(upstream.received_text(), "");
 }
 
-fn never_shows_session_ids_to_modern_clients(driver: &str) {
-    let upstream = Upstream::new(|conversation| {
-        while conversation.request().is_some() {
-            conversation.answer(200, "Mcp-Session-Id: upstreams-own\r\n", "{}");
-        }
-    });
+fn compares_encoded_names(driver: Driver) {
+    let upstream = server();
     let proxy = Proxy::before(driver, &[&upstream]).start();
-    let fields = "Mcp-Method: tools/list\r\nMcp-Session-Id: made-up\r\n";
-    let answer = proxy.connect().exchange(&modern(fields, 1, "tools/list", ""));
-    assert_eq!((answer.status, answer.field("mcp-session-id")), (200, None));
-    assert!(!upstream.received().contains("made-up"));
-    assert_eq!(proxy.metrics().sum("shadowcat_sessions_total", ""), 0.0);
-}
-
-fn brings_request_state_back_to_its_replica(driver: &str) {
-    let replica = |name: &'static str| {
-        Upstream::new(move |conversation| {
-            let mut count = 0;
-            while let Some(request) = conversation.request() {
-                let body = String::from_utf8_lossy(&request.body).into_owned();
-                if body.contains("requestState") {
-                    conversation.answer(200, "Content-Type: application/json\r\n", name);
-                    continue;
-                }
-                count += 1;
-                let result = format!(
-                    r#"{{"jsonrpc":"2.0","id":1,"result":{{"resultType":"input_required","requestState":"{name}-{}-{count}"}}}}"#,
-                    conversation.number
-                );
-                if body.contains("stream") {
-                    conversation.begin_events("");
-                    conversation.chunked(&format!("event: message\ndata: {result}\n\n"));
-                    conversation.say(b"0\r\n\r\n");
-                } else {
-                    conversation.answer(200, "Content-Type: application/json\r\n", &result);
-                }
-            }
-        })
-    };
-    let (a, b) = (replica("a"), replica("b"));
-    let proxy = Proxy::before(driver, &[&a, &b]).start();
-    let fields = "Mcp-Method: tools/call\r\nMcp-Name: x\r\n";
-    for kind in ["plain", "stream"] {
-        for _ in 0..6 {
-            let asked = proxy.connect().exchange(&modern(
-                fields,
-                1,
-                "tools/call",
-                &format!(r#""name":"x","arguments":{{"k":"{kind}"}}"#),
-            ));
-            let text = asked.text();
-            let state = text.split("requestState\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
-            let params = format!(r#""name":"x","requestState":"{state}","inputResponses":{{}}"#);
-            let answer = proxy.connect().exchange(&modern(fields, 2, "tools/call", &params));
-            assert_eq!(answer.text(), &state[..1], "{state}");
-        }
+    for (body_name, header, status) in [
+        ("größe", "=?base64?Z3LDtsOfZQ==?=", 200),
+        (r"gr\u00f6\u00dfe", "=?base64?Z3LDtsOfZQ==?=", 200),
+        ("größe", "=?base64?Z3Jvc3Nl?=", 400),
+        (r"ec\u0068o", "echo", 200),
+        (r"line\nbreak", "=?base64?bGluZQpicmVhaw==?=", 200),
+    ] {
+        let body = modern(1, "tools/call", &format!(r#""name":"{body_name}""#));
+        let answer = proxy.ask(&post_json("/mcp", &modern_fields("tools/call", Some(header)), &body));
+        assert_eq!(answer.status, status, "{body_name} {header}");
     }
 }
 
-fn passes_batches(driver: &str) {
-    let server = session_server("a");
-    let proxy = Proxy::before(driver, &[&server]).start();
-    let id = begin_session(&mut proxy.connect());
-    let batch = r#"[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","method":"notifications/x"}]"#;
-    assert_eq!(proxy.connect().exchange(&post(&session_field(&id), batch)).status, 200);
-    assert!(server.received().contains(batch));
-    let begin = format!("[{INITIALIZE}]");
-    assert!(proxy.connect().exchange(&post("", &begin)).field("mcp-session-id").is_some());
+fn refuses_duplicate_keys(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let call = modern_fields("tools/call", Some("a"));
+    for (fields, body) in [
+        ("", r#"{"jsonrpc":"2.0","id":3,"method":"ping","method":"tools/call"}"#),
+        ("", r#"{"jsonrpc":"2.0","id":3,"id":4,"method":"ping"}"#),
+        ("", r#"{"jsonrpc":"2.0","id":3,"method":"ping","meth\u006fd":"tools/call"}"#),
+        ("", r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"a","name":"b"}}"#),
+        ("", r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"a"},"params":{"name":"b"}}"#),
+        ("", r#"[{"jsonrpc":"2.0","id":3,"method":"ping","method":"tools/call"}]"#),
+        (
+            &call,
+            r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"a","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"},"_meta":{}}}"#,
+        ),
+        (
+            &call,
+            r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"a","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/protocolVersion":"2025-11-25"}}}"#,
+        ),
+    ] {
+        let answer = proxy.ask(&post_json("/mcp", fields, body));
+        assert_eq!(answer.status, 400, "{body}");
+        assert!(answer.json()["error"]["code"].is_i64());
+    }
+    assert_eq!(upstream.received_text(), "");
+    // Keys that nobody acts upon may repeat wherever they like; and the same name elsewhere is another key.
+    let harmless = r#"{"jsonrpc":"2.0","id":3,"method":"ping","params":{"x":{"method":1,"id":2,"name":3}}}"#;
+    assert_eq!(proxy.ask(&post_json("/mcp", "", harmless)).status, 200);
+}
+
+fn refuses_what_is_no_json(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+    for body in [
+        "",
+        " ",
+        "{",
+        "}",
+        "[1,",
+        "{\"a\":}",
+        "{\"a\" 1}",
+        "{'a':1}",
+        "{\"a\":1,}",
+        "{\"a\":1}}",
+        "{}{}",
+        "nul",
+        "{\"a\":\"\n\"}",
+        "{\"a\":\"\\x\"}",
+        "{\"a\":01}",
+        "\u{feff}{}",
+        &deep,
+    ] {
+        let answer = proxy.ask(&post_json("/mcp", "", body));
+        // An empty body is no message either, but who it was meant for may know better.
+        if body.is_empty() {
+            continue;
+        }
+        assert_eq!(answer.status, 400, "{:?}: {answer:?}", &body[..body.len().min(40)]);
+        let error = answer.json();
+        assert!(matches!(error["error"]["code"].as_i64(), Some(-32700 | -32600)), "{error}");
+        assert!(error["id"].is_null());
+    }
+    assert!(upstream.requests().len() <= 1);
+}
+
+fn refuses_encoded_json(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    for coding in ["gzip", "br", "identity, gzip", "x"] {
+        let answer = proxy.ask(&post_json("/mcp", &format!("Content-Encoding: {coding}\r\n"), "{}"));
+        assert_eq!(answer.status, 415, "{coding}");
+    }
+    assert_eq!(proxy.ask(&post_json("/mcp", "Content-Encoding: identity\r\n", "{}")).status, 200);
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+/// Tells whether each request arrived whole.
+fn witness() -> FakeUpstream {
+    FakeUpstream::new(|conversation| {
+        while let Some(head) = conversation.head() {
+            conversation.tell("head");
+            let framing = head.request_framing().expect("a framing");
+            let whole = conversation.wire.body(framing, &mut Vec::new()).is_ok();
+            conversation.tell(if whole { "whole" } else { "cut" });
+            conversation.respond_json(200, "", "{}");
+        }
+    })
+}
+
+fn refused_late(driver: Driver, fields: &str, body: &str) {
+    let upstream = witness();
+    let proxy = Proxy::before(driver, &[&upstream]).set("limits.peek_bytes", "4096").start();
+    let chunked: Vec<u8> = {
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{fields}Transfer-Encoding: chunked\r\n\r\n"
+        );
+        let chunks = body
+            .as_bytes()
+            .chunks(1000)
+            .flat_map(|chunk| [format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat());
+        head.bytes().chain(chunks).chain(*b"0\r\n\r\n").collect()
+    };
+    for request in [post_json("/mcp", fields, body), chunked] {
+        let mut client = proxy.connect();
+        let outcome = client.send(&request).outcome();
+        assert_eq!(outcome.status(), 400, "{outcome:?}");
+        upstream.expect_event("head");
+        upstream.expect_event("cut");
+        client.wire.rest(PATIENCE).1.expect("an end");
+    }
+    // A fresh request is served as ever.
+    assert_eq!(proxy.ask(&post_json("/mcp", "", &request(1, "ping"))).status, 200);
+}
+
+fn a_late_duplicate_in_a_long_body_cuts_the_upstream_request(driver: Driver) {
+    let filler = "x".repeat(200_000);
+    let late = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"safe","arguments":{{"f":"{filler}"}}}},"method":"evil"}}"#
+    );
+    refused_late(driver, "", &late);
+    let nested = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"safe","arguments":{{"f":"{filler}"}},"name":"evil"}}}}"#
+    );
+    refused_late(driver, "", &nested);
+}
+
+fn a_late_mismatch_in_a_long_body_cuts_the_upstream_request(driver: Driver) {
+    let filler = "x".repeat(200_000);
+    let params = format!(r#""arguments":{{"f":"{filler}"}},"name":"other""#);
+    refused_late(driver, &modern_fields("tools/call", Some("echo")), &modern(1, "tools/call", &params));
+    // Not even JSON, at the very end.
+    let torn = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping","params":{{"f":"{filler}"}}]"#);
+    refused_late(driver, "", &torn);
+}
+
+fn a_long_sound_body_arrives_whole(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).set("limits.peek_bytes", "4096").start();
+    let params = format!(r#""arguments":{{"f":"{}"}},"name":"echo""#, "x".repeat(300_000));
+    let body = modern(1, "tools/call", &params);
+    let mut client = proxy.connect();
+    for _ in 0..3 {
+        assert_eq!(client.ask(&post_json("/mcp", &modern_fields("tools/call", Some("echo")), &body)).status, 200);
+        assert!(upstream.last_request().text() == body);
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+fn own_errors_are_json_rpc_with_the_requests_id(driver: Driver) {
+    let refusing = upstream::Refusing::new();
+    let proxy = Proxy::builder(driver).upstream(&refusing.url()).start();
+    for (id, shown) in [("5", "5"), ("\"abc\"", "\"abc\""), (r#""q\"\u0001""#, r#""q\"\u0001""#), ("-1.5e3", "-1.5e3")]
+    {
+        let body = format!(r#"{{"jsonrpc":"2.0","method":"ping","id":{id}}}"#);
+        let answer = proxy.ask(&post_json("/mcp", "", &body));
+        assert_eq!((answer.status, answer.one("content-type")), (502, Some("application/json")));
+        assert!(answer.text().contains(&format!(r#""id":{shown}"#)), "{}", answer.text());
+        let error = answer.json();
+        assert!(error["error"]["code"].is_i64() && error["error"]["message"].is_string());
+    }
+    let notification = r#"{"jsonrpc":"2.0","method":"notifications/x"}"#;
+    assert!(proxy.ask(&post_json("/mcp", "", notification)).json()["id"].is_null());
+    assert!(proxy.ask(&get("/mcp", "")).json()["id"].is_null());
+}
+
+fn upstreams_errors_pass_byte_exact(driver: Driver) {
+    let body = "{\"jsonrpc\":\"2.0\",\r\n \"id\":1, \"error\":{\"code\":-32022,\"data\":{\"supported\":[\"x\"]}}}\n\n";
+    let upstream = FakeUpstream::new(move |conversation| {
+        while let Some(request) = conversation.request() {
+            let status: u16 = request.head.target()[1..].parse().unwrap_or(500);
+            conversation.respond_json(status, "WWW-Authenticate: Bearer scope=\"x\"\r\nX-Own: 1\r\n", body);
+        }
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let mut client = proxy.connect();
+    for status in [400, 401, 403, 404, 405, 406, 409, 415, 422, 429, 500, 501, 502, 503] {
+        let answer = client.ask(&post_json(&format!("/{status}"), "", &request(1, "ping")));
+        assert_eq!((answer.status, answer.text().as_str()), (status, body));
+        assert_eq!(answer.one("x-own"), Some("1"));
+        assert_eq!(answer.one("www-authenticate"), Some("Bearer scope=\"x\""));
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+fn modern_answers_carry_no_session(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        while conversation.request().is_some() {
+            conversation.respond_json(200, "Mcp-Session-Id: should-not-be-here\r\n", "{}");
+        }
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let answer = proxy.ask(&modern_call(1, "echo", ""));
+    assert_eq!((answer.status, answer.one("mcp-session-id")), (200, None));
+    // A session header on a modern request names nothing: it is neither checked nor passed on.
+    let fields = format!("{}Mcp-Session-Id: whatever\r\n", modern_fields("tools/list", None));
+    let answer = proxy.ask(&post_json("/mcp", &fields, &modern(1, "tools/list", "")));
+    assert_eq!(answer.status, 200);
+    assert!(!upstream.last_request().head.has("mcp-session-id"));
+    // `initialize` with modern `_meta` is modern.
+    let answer = proxy.ask(&post_json("/mcp", &modern_fields("initialize", None), &modern(1, "initialize", "")));
+    assert_eq!(answer.one("mcp-session-id"), None);
+    assert_eq!(proxy.metrics().sum("shadowcat_sessions_total", ""), 0.0);
+}
+
+fn batches_pass(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let batch = r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}, {"jsonrpc":"2.0","method":"notifications/x"},
+        {"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"echo"}}]"#;
+    assert_eq!(proxy.ask(&post_json("/mcp", "MCP-Protocol-Version: 2025-03-26\r\n", batch)).status, 200);
+    assert_eq!(upstream.last_request().text(), batch);
+    // A session may begin in one.
+    let replica = FakeUpstream::new(|conversation| {
+        while conversation.request().is_some() {
+            conversation.respond_json(200, "Mcp-Session-Id: theirs\r\n", "[]");
+        }
+    });
+    let proxy = Proxy::before(driver, &[&replica]).start();
+    let answer = proxy.ask(&post_json("/mcp", "", &format!("[{}]", initialize(1))));
+    let id = answer.one("mcp-session-id").expect("a session");
+    assert_ne!(id, "theirs");
+    assert_eq!(proxy.ask(&in_session(id, batch)).status, 200);
+    assert_eq!(replica.last_request().head.one("mcp-session-id"), Some("theirs"));
+}
+
+fn legacy_traffic_needs_no_modern_headers(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    for body in [
+        call(1, "echo"),
+        r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#.to_owned(),
+        r#"{"jsonrpc":"2.0","id":"x","result":{}}"#.to_owned(),
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x","_meta":{"progressToken":1}}}"#
+            .to_owned(),
+    ] {
+        assert_eq!(proxy.ask(&post_json("/mcp", "", &body)).status, 200, "{body}");
+        assert_eq!(upstream.last_request().text(), body);
+    }
+}
+
+fn without_upstream_says_what_is_missing(driver: Driver) {
+    let proxy = Proxy::builder(driver).start();
+    assert_eq!(proxy.ask(&get("/health", "")).status, 200);
+    assert_eq!(proxy.ask(&get("/ready", "")).status, 503);
+    let answer = proxy.ask(&post_json("/mcp", "", &request(8, "ping")));
+    assert_eq!((answer.status, answer.json()["id"].as_u64()), (503, Some(8)));
+    assert!(answer.json()["error"]["message"].as_str().expect("text").contains("--upstream"), "{answer:?}");
+    assert!(proxy.log().contains("--upstream"));
 }

@@ -1,120 +1,329 @@
-//! Health, readiness, metrics, and the end of a server.
+//! `/health`, `/ready`, `/metrics`, and the end of a server.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::TcpStream;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use crate::on_both_drivers;
+use crate::support::mcp::*;
 use crate::support::*;
 
 on_both_drivers!(
-    answers_probes_and_metrics,
-    finishes_what_runs_when_told_to_stop,
-    ends_streams_at_an_event_when_told_to_stop,
-    ends_at_once_when_told_twice,
-    cuts_what_outlives_the_shutdown_time,
+    answers_probes_itself,
+    metrics_have_the_names_and_labels_of_the_guide,
+    metrics_are_well_formed,
+    metrics_count_what_happened,
+    a_drain_finishes_what_runs,
+    a_drain_closes_idle_connections,
+    a_drain_ends_streams_at_an_event,
+    a_drain_lets_answers_that_stream_finish,
+    a_drain_serves_what_waits_in_the_queue,
+    a_second_signal_ends_now,
+    the_shutdown_time_is_a_bound,
+    interrupt_is_a_drain_too,
 );
 
-fn answers_probes_and_metrics(driver: &str) {
-    let server = session_server("a");
-    let proxy = Proxy::before(driver, &[&server]).start();
+fn answers_probes_itself(driver: Driver) {
+    let upstream = FakeUpstream::answering("");
+    let proxy = Proxy::before(driver, &[&upstream]).start();
     let mut client = proxy.connect();
-    assert_eq!(client.exchange(&get("/health", "")).json()["status"], "ok");
-    assert_eq!(client.exchange(&get("/ready", "")).json()["status"], "ready");
-    client.send(b"HEAD /health HTTP/1.1\r\nHost: any.example\r\n\r\n");
-    assert!(client.head().starts_with("HTTP/1.1 200 OK\r\n"));
-    let id = begin_session(&mut client);
-    call(&mut client, &id);
-    call(&mut client, "nonsense");
-    let page = client.exchange(&get("/metrics", ""));
-    assert_eq!(page.field("content-type").as_deref(), Some("text/plain; version=0.0.4; charset=utf-8"));
-    let metrics = Metrics(page.text());
-    let upstream = format!("upstream=\"{}\"", server.address);
-    assert_eq!(metrics.sum("shadowcat_sessions_active", "transport=\"http\""), 1.0);
-    assert_eq!(metrics.sum("shadowcat_sessions_total", "transport=\"http\""), 1.0);
-    assert!(metrics.0.contains("shadowcat_session_duration_seconds{quantile=\"0.99\"}"));
-    assert_eq!(metrics.sum("shadowcat_proxy_requests_total", &upstream), 2.0);
-    let quantile = format!("{upstream},quantile=\"0.99\"");
-    assert!(metrics.sum("shadowcat_proxy_request_duration_seconds", &quantile) > 0.0);
-    assert_eq!(metrics.sum("shadowcat_proxy_request_duration_seconds_count", &upstream), 2.0);
-    assert_eq!(metrics.sum("shadowcat_refusals_total", "reason=\"session_unknown\""), 1.0);
-    assert_eq!(client.exchange(&post_to("/health", "", "")).status, 405);
+    for path in ["/health", "/ready", "/metrics"] {
+        let answer = client.ask(&get(path, ""));
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(!answer.body.is_empty());
+        assert_eq!(client.ask(&get(&format!("{path}?x=y"), "")).status, 200);
+        let head = client.ask(format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+        assert_eq!((head.status, head.body.len()), (200, 0));
+        assert!(head.one("content-length").is_some_and(|length| length != "0"), "{head:?}");
+        assert_eq!(proxy.ask(&post(path, "", b"x")).status, 405, "{path}");
+        assert_eq!(proxy.ask(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).status, 200);
+    }
+    // What only begins like ours is upstream's.
+    assert_eq!(upstream.requests().len(), 0);
+    client.ask(&get("/healthy", ""));
+    client.ask(&get("/metrics/x", ""));
+    assert_eq!(upstream.requests().len(), 2);
 }
 
-fn finishes_what_runs_when_told_to_stop(driver: &str) {
-    let (go, gone) = std::sync::mpsc::channel::<()>();
-    let gone = std::sync::Mutex::new(gone);
-    let upstream = Upstream::new(move |conversation| {
-        while let Some(request) = conversation.request() {
-            conversation.tell("asked");
-            if request.path() == "/slow" {
-                gone.lock().unwrap().recv().unwrap();
+/// A proxy with an upstream named as in the guide, and some traffic behind it.
+fn with_traffic(driver: Driver, replica: &Replica) -> Proxy {
+    let url = replica.upstream.url();
+    let proxy = Proxy::builder(driver).config(&format!("[[upstreams]]\nname = \"primary\"\nurl = \"{url}\"\n")).start();
+    let (_, id) = begin_session(&proxy);
+    let (_, ended) = begin_session(&proxy);
+    for n in 0..8 {
+        assert_eq!(proxy.ask(&in_session(&id, &request(n, "ping"))).status, 200);
+    }
+    assert_eq!(proxy.ask(&delete(&ended)).status, 200);
+    proxy
+}
+
+fn metrics_have_the_names_and_labels_of_the_guide(driver: Driver) {
+    let replica = Replica::new("a");
+    let proxy = with_traffic(driver, &replica);
+    let answer = proxy.ask(&get("/metrics", ""));
+    assert!(answer.one("content-type").expect("a type").starts_with("text/plain; version=0.0.4"), "{answer:?}");
+    let page = answer.text();
+    for series in [
+        "shadowcat_sessions_active{transport=\"http\"} 1\n",
+        "shadowcat_sessions_total{transport=\"http\"} 2\n",
+        "shadowcat_session_duration_seconds{quantile=\"0.99\"} ",
+        "shadowcat_proxy_requests_total{upstream=\"primary\"} 11\n",
+        "shadowcat_proxy_request_duration_seconds{upstream=\"primary\",quantile=\"0.99\"} ",
+    ] {
+        assert!(page.contains(series), "no {series:?} in {page}");
+    }
+    drop(replica.upstream);
+    // The guide's example of an error is a time-out; its labels stand in this order.
+    let silent = upstream::Silent::new();
+    let config = format!("[[upstreams]]\nname = \"primary\"\nurl = \"{}\"\n", silent.url());
+    let proxy = Proxy::builder(driver).config(&config).set("performance.connection_timeout", "200ms").start();
+    assert_eq!(proxy.ask(&get("/", "")).status, 504);
+    let page = proxy.metrics().0;
+    let labels = ["upstream=\"primary\",error=\"timeout\"", "error=\"timeout\",upstream=\"primary\""];
+    assert!(
+        labels.iter().any(|labels| page.contains(&format!("shadowcat_proxy_errors_total{{{labels}}} 1\n"))),
+        "{page}"
+    );
+}
+
+fn metrics_are_well_formed(driver: Driver) {
+    let replica = Replica::new("a");
+    let page = with_traffic(driver, &replica).metrics().0;
+    assert!(page.ends_with('\n'));
+    let mut types: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut seen = HashSet::new();
+    for line in page.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').expect("a type");
+            assert!(matches!(kind, "counter" | "gauge" | "summary" | "histogram"), "{line}");
+            assert!(types.insert(name, kind).is_none(), "{name} is told twice");
+        } else if !line.starts_with("# HELP ") {
+            let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line:?}"));
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            assert!(seen.insert(series), "{series} stands there twice");
+            let name = series.split('{').next().expect("a name");
+            let family = ["_sum", "_count", "_bucket"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            let kind = types.get(name).or_else(|| types.get(family)).unwrap_or_else(|| panic!("{name} has no type"));
+            assert!(name.starts_with("shadowcat_") || name.starts_with("process_"), "{name}");
+            if *kind == "counter" {
+                assert!(name.ends_with("_total"), "{name} is a counter");
+                assert!(value.parse::<f64>().is_ok_and(|value| value >= 0.0), "{line}");
             }
-            conversation.answer(200, "", "finished");
+        }
+    }
+    assert!(seen.len() > 20);
+}
+
+fn metrics_count_what_happened(driver: Driver) {
+    let replica = Replica::new("a");
+    let proxy = with_traffic(driver, &replica);
+    assert_eq!(proxy.ask(&in_session("nobody", &request(1, "ping"))).status, 404);
+    assert_eq!(proxy.ask(b"GET / HTTP/1.1\r\n\r\n").status, 400);
+    let metrics = proxy.metrics();
+    let name = "shadowcat_proxy_request_duration_seconds_count";
+    assert_eq!(metrics.sum(name, "upstream=\"primary\""), 11.0);
+    let quantile = metrics.sum("shadowcat_proxy_request_duration_seconds", "quantile=\"0.99\"");
+    assert!(quantile > 0.0 && quantile < 20.0, "{quantile}");
+    assert_eq!(metrics.sum("shadowcat_refusals_total", "reason=\"session_unknown\""), 1.0);
+    assert_eq!(metrics.sum("shadowcat_refusals_total", ""), 2.0, "{}", metrics.0);
+    // Two for the sessions, and one for what their last-seen took, if it was saved by now.
+    assert!(metrics.sum("shadowcat_store_commits_total", "") >= 2.0);
+    assert_eq!(metrics.sum("shadowcat_connections_active", ""), 1.0);
+}
+
+/// Answers each request when it is let go.
+fn holding() -> (FakeUpstream, impl Fn()) {
+    let (go, gone) = channel::<()>();
+    let gone: Arc<Mutex<Receiver<()>>> = Arc::new(Mutex::new(gone));
+    let upstream = FakeUpstream::new(move |conversation| {
+        while let Some(request) = conversation.request() {
+            if request.head.target() != "/quick" {
+                conversation.tell("asked");
+                let _ = gone.lock().expect("gone").recv_timeout(PATIENCE);
+            }
+            conversation.respond(200, "", "finished");
         }
     });
-    let mut proxy = Proxy::before(driver, &[&upstream]).start();
-    let (mut idle, mut busy) = (proxy.connect(), proxy.connect());
-    assert_eq!(idle.exchange(&get("/", "")).status, 200);
-    upstream.event();
-    busy.send(&get("/slow", ""));
-    upstream.event();
-    proxy.signal("TERM");
-    // Idle connections close, new ones are refused, what runs goes on.
-    assert_eq!(idle.rest(), (vec![], Ending::Orderly));
-    wait_for("the port to close", || std::net::TcpStream::connect(proxy.address).is_err().then_some(()));
-    assert!(proxy.child.try_wait().unwrap().is_none());
-    go.send(()).unwrap();
-    let answer = busy.answer();
-    assert_eq!((answer.text().as_str(), answer.field("connection").as_deref()), ("finished", Some("close")));
-    assert_eq!(busy.rest(), (vec![], Ending::Orderly));
-    assert_eq!(proxy.wait().code(), Some(0));
+    (upstream, move || go.send(()).expect("somebody waits"))
 }
 
-fn ends_streams_at_an_event_when_told_to_stop(driver: &str) {
-    let upstream = Upstream::new(|conversation| {
+fn wait_for_closed_port(proxy: &Proxy) {
+    wait_until("the port to close", || TcpStream::connect(proxy.address).is_err());
+}
+
+fn a_drain_finishes_what_runs(driver: Driver) {
+    let (upstream, let_go) = holding();
+    let mut proxy = Proxy::before(driver, &[&upstream]).start();
+    let mut clients: Vec<RawClient> = (0..20).map(|_| proxy.connect()).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.send(&post_json("/mcp", "", &call(n as u64, "slow")));
+        upstream.expect_event("asked");
+    }
+    // One is in the middle of its request.
+    let mut half = proxy.connect();
+    half.send(b"POST /quick HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nha");
+    wait_until("its first half to arrive", || upstream.received_text().ends_with("ha"));
+    proxy.signal(Signal::TERM);
+    wait_for_closed_port(&proxy);
+    half.send(b"lf");
+    assert_eq!(half.response().text(), "finished");
+    clients.iter().for_each(|_| let_go());
+    for client in &mut clients {
+        let answer = client.response();
+        assert_eq!((answer.text().as_str(), answer.closes()), ("finished", true));
+        assert_eq!(client.expect_end(), Ending::Orderly);
+    }
+    assert_eq!(proxy.wait_exit().code(), Some(0));
+}
+
+fn a_drain_closes_idle_connections(driver: Driver) {
+    let (upstream, let_go) = holding();
+    let mut proxy = Proxy::before(driver, &[&upstream]).start();
+    let mut idle: Vec<RawClient> = (0..20).map(|_| proxy.connect()).collect();
+    for client in &mut idle[..10] {
+        assert_eq!(client.ask(&get("/quick", "")).status, 200);
+    }
+    let mut busy = proxy.connect();
+    busy.send(&get("/slow", ""));
+    upstream.expect_event("asked");
+    proxy.signal(Signal::TERM);
+    for client in &mut idle[..10] {
+        assert_eq!(client.expect_end(), Ending::Orderly);
+    }
+    let_go();
+    assert_eq!(busy.response().text(), "finished");
+    // Those that never said a word do not hold it up for long either.
+    let begun = Instant::now();
+    assert_eq!(proxy.wait_exit().code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+fn a_drain_ends_streams_at_an_event(driver: Driver) {
+    let replica = Replica::new("a");
+    let mut proxy = Proxy::before(driver, &[&replica.upstream]).start();
+    let mut streams: Vec<RawClient> = (0..10).map(|_| proxy.connect()).collect();
+    for stream in &mut streams {
+        let (_, id) = begin_session(&proxy);
+        stream.send(&listen(&id, ""));
+        stream.stream_head();
+        stream.stream_until(b"\n\n");
+    }
+    // Half of them are between two events, half of them in the middle of one.
+    replica.push(&Push::Bytes(b"data: begun".to_vec()));
+    for stream in &mut streams {
+        stream.stream_until(b"data: begun");
+    }
+    proxy.signal(Signal::TERM);
+    wait_for_closed_port(&proxy);
+    streams[0].expect_quiet();
+    replica.push(&Push::Bytes(b" and ended\n\n".to_vec()));
+    for stream in &mut streams {
+        assert_eq!(stream.stream_until(b"\n\n"), b" and ended\n\n");
+        assert_eq!(stream.chunk(), None);
+        assert_eq!(stream.expect_end(), Ending::Orderly);
+    }
+    assert_eq!(proxy.wait_exit().code(), Some(0));
+    // Between two events the end comes at once.
+    let mut proxy = Proxy::before(driver, &[&replica.upstream]).start();
+    let (_, id) = begin_session(&proxy);
+    let mut stream = proxy.connect();
+    stream.send(&listen(&id, ""));
+    stream.stream_head();
+    stream.stream_until(b"\n\n");
+    proxy.signal(Signal::TERM);
+    assert_eq!(stream.chunk(), None);
+    assert_eq!(stream.expect_end(), Ending::Orderly);
+    assert_eq!(proxy.wait_exit().code(), Some(0));
+}
+
+fn a_drain_lets_answers_that_stream_finish(driver: Driver) {
+    let (go, gone) = channel::<()>();
+    let gone = Mutex::new(gone);
+    let upstream = FakeUpstream::new(move |conversation| {
         conversation.request();
         conversation.begin_events("");
-        conversation.chunked("data: one\n\n");
-        conversation.wait_for_close();
-    });
-    let mut proxy = Proxy::before(driver, &[&upstream]).start();
-    let mut streams: Vec<Client> = (0..5).map(|_| proxy.connect()).collect();
-    for stream in &mut streams {
-        stream.send(&get("/mcp", "Accept: text/event-stream\r\n"));
-        stream.head();
-        assert_eq!(stream.chunk().unwrap(), b"data: one\n\n");
-    }
-    proxy.signal("TERM");
-    for stream in &mut streams {
-        assert_eq!(stream.chunk(), None);
-        assert_eq!(stream.rest(), (vec![], Ending::Orderly));
-    }
-    assert_eq!(proxy.wait().code(), Some(0));
-}
-
-fn ends_at_once_when_told_twice(driver: &str) {
-    let upstream = Upstream::new(|conversation| {
-        conversation.request();
-        conversation.tell("asked");
-        conversation.wait_for_close();
+        conversation.send_chunk(b"data: progress\n\n");
+        let _ = gone.lock().expect("gone").recv_timeout(PATIENCE);
+        conversation.send_chunk(b"data: result\n\n");
+        conversation.end_chunks();
     });
     let mut proxy = Proxy::before(driver, &[&upstream]).start();
     let mut client = proxy.connect();
-    client.send(&get("/", ""));
-    upstream.event();
-    proxy.signal("TERM");
-    wait_for("the drain to begin", || proxy.log().contains("draining").then_some(()));
-    proxy.signal("TERM");
-    assert_eq!(proxy.wait().code(), Some(1));
+    client.send(&post_json("/mcp", "", &call(1, "slow")));
+    client.stream_head();
+    client.stream_until(b"\n\n");
+    proxy.signal(Signal::TERM);
+    wait_for_closed_port(&proxy);
+    client.expect_quiet();
+    go.send(()).expect("somebody waits");
+    assert_eq!(client.stream_until(b"\n\n"), b"data: result\n\n");
+    assert_eq!(client.chunk(), None);
+    assert_eq!(proxy.wait_exit().code(), Some(0));
 }
 
-fn cuts_what_outlives_the_shutdown_time(driver: &str) {
-    let upstream = Upstream::new(|conversation| {
-        conversation.request();
-        conversation.tell("asked");
-        conversation.wait_for_close();
-    });
-    let mut proxy = Proxy::before(driver, &[&upstream]).set("timeouts.shutdown", "200ms").start();
+fn a_drain_serves_what_waits_in_the_queue(driver: Driver) {
+    let upstream = FakeUpstream::answering("served");
+    let mut proxy = Proxy::before(driver, &[&upstream]).workers(1).start();
+    // Stopped, so that connections gather in the kernel's queue, with their requests.
+    proxy.signal(Signal::STOP);
+    let mut clients: Vec<RawClient> = (0..10).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        client.send(&get("/", ""));
+    }
+    proxy.signal(Signal::TERM);
+    proxy.signal(Signal::CONT);
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "served");
+    }
+    assert_eq!(proxy.wait_exit().code(), Some(0));
+}
+
+fn a_second_signal_ends_now(driver: Driver) {
+    let (upstream, _let_go) = holding();
+    let mut proxy = Proxy::before(driver, &[&upstream]).start();
     let mut client = proxy.connect();
-    client.send(&get("/", ""));
-    upstream.event();
-    proxy.signal("TERM");
-    assert_eq!(proxy.wait().code(), Some(1));
+    client.send(&get("/slow", ""));
+    upstream.expect_event("asked");
+    proxy.signal(Signal::TERM);
+    wait_for_closed_port(&proxy);
+    client.expect_quiet();
+    let begun = Instant::now();
+    proxy.signal(Signal::TERM);
+    let status = proxy.wait_exit();
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(status.code().is_some_and(|code| code != 0), "{status:?}");
+    assert!(matches!(client.outcome(), Outcome::Nothing(_)));
+}
+
+fn the_shutdown_time_is_a_bound(driver: Driver) {
+    let (upstream, _let_go) = holding();
+    let mut proxy = Proxy::before(driver, &[&upstream]).set("timeouts.shutdown", "500ms").start();
+    let mut client = proxy.connect();
+    client.send(&get("/slow", ""));
+    upstream.expect_event("asked");
+    let begun = Instant::now();
+    proxy.signal(Signal::TERM);
+    let status = proxy.wait_exit();
+    let bounds = Duration::from_millis(400)..Duration::from_secs(4);
+    assert!(bounds.contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert!(status.code().is_some_and(|code| code != 0), "{status:?}");
+    assert!(matches!(client.outcome(), Outcome::Nothing(_)));
+}
+
+fn interrupt_is_a_drain_too(driver: Driver) {
+    let (upstream, let_go) = holding();
+    let mut proxy = Proxy::before(driver, &[&upstream]).start();
+    let mut client = proxy.connect();
+    client.send(&get("/slow", ""));
+    upstream.expect_event("asked");
+    proxy.signal(Signal::INT);
+    wait_for_closed_port(&proxy);
+    let_go();
+    assert_eq!(client.response().text(), "finished");
+    assert_eq!(proxy.wait_exit().code(), Some(0));
 }

@@ -1,396 +1,365 @@
-//! Legacy sessions: whose they are, where they go, and that none that a client saw is ever lost.
+//! Legacy sessions: whose they are, where they go, how long they live (MCP Transports 2025-11-25, `[session]`).
 
-use std::io::Write;
-use std::process::Command;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashSet;
 
 use crate::on_both_drivers;
+use crate::support::mcp::*;
 use crate::support::*;
 
 on_both_drivers!(
-    shows_ids_of_its_own,
-    keeps_each_session_on_its_upstream,
-    answers_404_for_what_is_no_session,
-    ends_sessions_on_delete,
-    refuses_new_sessions_when_full_before_upstream_is_asked,
-    ends_sessions_that_are_not_used,
-    keeps_sessions_with_an_open_stream,
-    loses_no_session_to_kill_9,
-    loses_no_session_in_twenty_rounds_of_kill_9,
-    leads_two_hundred_sessions_to_two_replicas_also_across_kill_9,
-    refuses_new_sessions_on_a_full_disk_and_loses_none,
-    refuses_a_second_server_on_one_store,
-    puts_a_damaged_store_aside,
-    carries_2024_sessions_in_the_query,
+    hides_the_upstreams_session_ids,
+    ids_are_long_random_and_visible_ascii,
+    every_message_of_a_session_reaches_its_replica,
+    streams_reach_the_replica_of_their_session,
+    a_stream_that_the_server_ends_is_taken_up_again,
+    spreads_new_sessions_over_replicas_by_weight,
+    unknown_sessions_are_404,
+    refuses_two_session_headers,
+    a_deleted_session_is_gone,
+    a_refused_delete_leaves_the_session_alone,
+    a_session_that_upstream_forgot_ends,
+    a_session_expires_when_it_is_not_used,
+    use_keeps_a_session_alive,
+    an_open_stream_keeps_its_session_alive,
+    at_max_sessions_upstream_is_not_asked,
+    an_initialize_that_fails_takes_no_place,
+    a_stateless_server_gets_no_session,
+    upstream_ids_that_are_not_visible_ascii_are_refused,
+    counts_sessions,
 );
 
-fn shows_ids_of_its_own(driver: &str) {
-    let server = session_server("secret");
-    let proxy = Proxy::before(driver, &[&server]).start();
+fn hides_the_upstreams_session_ids(driver: Driver) {
+    let replica = Replica::new("a");
+    let proxy = Proxy::before(driver, &[&replica.upstream]).start();
     let mut client = proxy.connect();
-    let answer = client.exchange(&post("", INITIALIZE));
-    let id = answer.field("mcp-session-id").unwrap();
-    assert_eq!(id.len(), 32);
-    assert!(!answer.head.contains("secret-1"));
-    let answer = call(&mut client, &id);
-    assert_eq!(answer.json()["result"], "secret-1 1");
-    assert_eq!(answer.field("mcp-session-id"), Some(id.clone()));
-    assert!(server.received().contains("Mcp-Session-Id: secret-1\r\n"));
-    assert!(!server.received().contains(&id));
-    // Upstream's own id is nobody's key.
-    assert_eq!(call(&mut client, "secret-1").status, 404);
-    let metrics = proxy.metrics();
-    assert_eq!(metrics.sum("shadowcat_sessions_active", "transport=\"http\""), 1.0);
-    assert_eq!(metrics.sum("shadowcat_sessions_total", "transport=\"http\""), 1.0);
+    let answer = client.ask(&post_json("/mcp", "", &initialize(7)));
+    let id = answer.one("mcp-session-id").expect("an id").to_owned();
+    assert_eq!(answer.json()["id"], 7);
+    let theirs = replica.sessions().into_iter().next().expect("a session of the upstream");
+    let shown = String::from_utf8_lossy(&answer.head.raw).into_owned();
+    assert!(!shown.contains(&theirs), "{shown}");
+
+    let call = client.ask(&in_session(&id, &call(2, "echo")));
+    assert_eq!(call.json()["result"]["session"], theirs.as_str());
+    assert_eq!(replica.upstream.last_request().head.one("mcp-session-id"), Some(theirs.as_str()));
+    assert!(!replica.upstream.received_text().contains(&id));
+    // The upstream's own id opens nothing.
+    assert_eq!(client.ask(&in_session(&theirs, &request(3, "ping"))).status, 404);
 }
 
-fn keeps_each_session_on_its_upstream(driver: &str) {
-    let (a, b) = (session_server("a"), session_server("b"));
-    let proxy = Proxy::before(driver, &[&a, &b]).start();
-    let ids: Vec<String> = (0..20).map(|_| begin_session(&mut proxy.connect())).collect();
-    let mut homes = Vec::new();
-    for round in 1..=3 {
-        for (i, id) in ids.iter().enumerate() {
-            // Every time over another connection, so over any worker.
-            let result = call(&mut proxy.connect(), id).json()["result"].as_str().unwrap().to_owned();
-            let (home, count) = result.split_once(' ').unwrap();
-            assert_eq!(count, round.to_string());
-            if round == 1 {
-                homes.push(home.to_owned());
-            }
-            assert_eq!(home, homes[i]);
-        }
-    }
-    homes.sort();
-    homes.dedup();
-    assert_eq!(homes.len(), 20);
-    assert_eq!(homes.iter().filter(|home| home.starts_with("a-")).count(), 10);
+fn ids_are_long_random_and_visible_ascii(driver: Driver) {
+    let replica = Replica::new("a");
+    let proxy = Proxy::before(driver, &[&replica.upstream]).start();
     let mut client = proxy.connect();
-    client.send(&get("/mcp", &format!("Accept: text/event-stream\r\nLast-Event-ID: 9\r\n{}", session_field(&ids[0]))));
-    client.head();
-    let first = String::from_utf8(client.chunk().unwrap()).unwrap();
-    assert!(first.ends_with(" after 9\n\n"), "{first}");
-    // A client's answer to a server's request goes the same way.
-    let answer = proxy.connect().exchange(&post(&session_field(&ids[1]), r#"{"jsonrpc":"2.0","id":9,"result":{}}"#));
-    assert_eq!(answer.status, 200);
-}
-
-fn answers_404_for_what_is_no_session(driver: &str) {
-    let server = session_server("a");
-    let proxy = Proxy::before(driver, &[&server]).start();
-    for id in ["x", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", &"é".repeat(16), &"A".repeat(4000)] {
-        let answer = call(&mut proxy.connect(), id);
-        assert_eq!((answer.status, answer.json()["id"].as_i64()), (404, Some(2)), "{id}");
-        let stream = proxy.connect().exchange(&get("/mcp", &session_field(id)));
-        assert_eq!(stream.status, 404);
-    }
-    let twice = [session_field("a"), session_field("b")].concat();
-    assert_eq!(proxy.connect().exchange(&post(&twice, "{}")).status, 400);
-    assert_eq!(server.received(), "");
-}
-
-fn ends_sessions_on_delete(driver: &str) {
-    let server = session_server("a");
-    let proxy = Proxy::before(driver, &[&server]).start();
-    let id = begin_session(&mut proxy.connect());
-    let other = begin_session(&mut proxy.connect());
-    // Known to several connections, so to both workers.
-    for _ in 0..8 {
-        assert_eq!(call(&mut proxy.connect(), &id).status, 200);
-    }
-    let delete = format!("DELETE /mcp HTTP/1.1\r\nHost: localhost\r\n{}\r\n", session_field(&id));
-    assert_eq!(proxy.connect().exchange(delete.as_bytes()).status, 200);
-    assert_eq!(server.event(), "deleted a-1");
-    for _ in 0..8 {
-        assert_eq!(call(&mut proxy.connect(), &id).status, 404);
-    }
-    assert_eq!(call(&mut proxy.connect(), &other).status, 200);
-    assert_eq!(proxy.metrics().sum("shadowcat_sessions_active", ""), 1.0);
-}
-
-fn refuses_new_sessions_when_full_before_upstream_is_asked(driver: &str) {
-    let server = session_server("a");
-    let proxy = Proxy::before(driver, &[&server]).set("session.max_sessions", "2").start();
-    let id = begin_session(&mut proxy.connect());
-    begin_session(&mut proxy.connect());
-    let asked = server.received().matches("initialize").count();
-    let answer = proxy.connect().exchange(&post("", INITIALIZE));
-    assert_eq!((answer.status, answer.json()["id"].as_i64()), (503, Some(1)));
-    assert!(answer.field("retry-after").is_some());
-    assert_eq!(server.received().matches("initialize").count(), asked);
-    let delete = format!("DELETE /mcp HTTP/1.1\r\nHost: localhost\r\n{}\r\n", session_field(&id));
-    assert_eq!(proxy.connect().exchange(delete.as_bytes()).status, 200);
-    begin_session(&mut proxy.connect());
-}
-
-fn ends_sessions_that_are_not_used(driver: &str) {
-    let server = session_server("a");
-    let proxy = Proxy::before(driver, &[&server])
-        .set("session.timeout", "400ms")
-        .set("session.cleanup_interval", "100ms")
-        .start();
-    let (used, idle) = (begin_session(&mut proxy.connect()), begin_session(&mut proxy.connect()));
-    wait_for("the idle session to end", || {
-        assert_eq!(call(&mut proxy.connect(), &used).status, 200);
-        (proxy.metrics().sum("shadowcat_sessions_expired_total", "") == 1.0).then_some(())
-    });
-    assert_eq!(call(&mut proxy.connect(), &idle).status, 404);
-    assert_eq!(call(&mut proxy.connect(), &used).status, 200);
-}
-
-fn keeps_sessions_with_an_open_stream(driver: &str) {
-    let server = session_server("a");
-    let proxy = Proxy::before(driver, &[&server])
-        .set("session.timeout", "400ms")
-        .set("session.cleanup_interval", "100ms")
-        .start();
-    let (streaming, idle) = (begin_session(&mut proxy.connect()), begin_session(&mut proxy.connect()));
-    let mut stream = proxy.connect();
-    stream.send(&get("/mcp", &format!("Accept: text/event-stream\r\n{}", session_field(&streaming))));
-    stream.head();
-    stream.chunk();
-    wait_for("the idle session to end", || {
-        (proxy.metrics().sum("shadowcat_sessions_expired_total", "") >= 1.0).then_some(())
-    });
-    // And as long again.
-    std::thread::park_timeout(Duration::from_millis(900));
-    assert_eq!(call(&mut proxy.connect(), &idle).status, 404);
-    assert_eq!(call(&mut proxy.connect(), &streaming).status, 200);
-    drop(stream);
-    assert_eq!(server.event(), "stream of a-1 closed");
-}
-
-fn persistent(driver: &str, server: &Upstream, directory: &std::path::Path) -> Builder {
-    let url = format!("http://{}", server.address);
-    Proxy::builder(driver).upstream(&url).set("session.database_path", directory.to_str().unwrap())
-}
-
-fn loses_no_session_to_kill_9(driver: &str) {
-    let server = session_server("a");
-    let directory = tempfile::tempdir().unwrap();
-    let mut proxy = persistent(driver, &server, directory.path()).start();
-    let ids: Vec<String> = (0..10).map(|_| begin_session(&mut proxy.connect())).collect();
-    let last = begin_session(&mut proxy.connect());
-    proxy.signal("KILL");
-    proxy.wait();
-    let proxy = persistent(driver, &server, directory.path()).start();
-    for id in ids.iter().chain([&last]) {
-        assert_eq!(call(&mut proxy.connect(), id).status, 200);
-    }
-    assert_eq!(proxy.metrics().sum("shadowcat_sessions_active", ""), 11.0);
-}
-
-fn loses_no_session_in_twenty_rounds_of_kill_9(driver: &str) {
-    let server = session_server("a");
-    let directory = tempfile::tempdir().unwrap();
-    let mut seen: Vec<String> = Vec::new();
-    for round in 0..20 {
-        let mut proxy = persistent(driver, &server, directory.path()).start();
-        for id in &seen {
-            assert_eq!(call(&mut proxy.connect(), id).status, 200, "round {round}");
-        }
-        // Several clients begin sessions at once; the proxy dies under them.
-        let address = proxy.address;
-        let (tell, told) = std::sync::mpsc::channel();
-        let threads: Vec<_> = (0..4)
-            .map(|_| {
-                let tell = tell.clone();
-                std::thread::spawn(move || begin_until_it_dies(address, &tell))
-            })
-            .collect();
-        for _ in 0..=round % 5 {
-            seen.push(told.recv_timeout(PATIENCE).unwrap());
-        }
-        proxy.signal("KILL");
-        proxy.wait();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-        drop(tell);
-        seen.extend(told.iter());
-    }
-    assert!(seen.len() >= 20);
-}
-
-fn leads_two_hundred_sessions_to_two_replicas_also_across_kill_9(driver: &str) {
-    let (a, b) = (session_server("a"), session_server("b"));
-    let directory = tempfile::tempdir().unwrap();
-    let start = || {
-        let second = format!("http://{}", b.address);
-        persistent(driver, &a, directory.path()).upstream(&second).start()
-    };
-    let result = |proxy: &Proxy, id: &str| {
-        let answer = call(&mut proxy.connect(), id);
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        answer.json()["result"].as_str().unwrap().to_owned()
-    };
-    let mut proxy = start();
-    let ids: Vec<String> = (0..200).map(|_| begin_session(&mut proxy.connect())).collect();
-    let first: Vec<String> = ids.iter().map(|id| result(&proxy, id)).collect();
-    proxy.signal("KILL");
-    proxy.wait();
-    let proxy = start();
-    let mut homes = std::collections::BTreeSet::new();
-    for (id, first) in ids.iter().zip(&first) {
-        let (home, count) = first.split_once(' ').unwrap();
-        assert_eq!(count, "1");
-        // The same replica, the same session of it, one call later.
-        assert_eq!(result(&proxy, id), format!("{home} 2"));
-        assert!(homes.insert(home.to_owned()), "two sessions share {home}");
-    }
-    assert_eq!(homes.iter().filter(|home| home.starts_with("b-")).count(), 100);
-}
-
-fn begin_until_it_dies(address: std::net::SocketAddr, tell: &std::sync::mpsc::Sender<String>) {
-    use std::io::Read;
-    loop {
-        let Ok(mut stream) = std::net::TcpStream::connect(address) else { return };
-        if stream.write_all(&post("Connection: close\r\n", INITIALIZE)).is_err() {
-            return;
-        }
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer);
-        let id = answer.lines().find_map(|line| line.strip_prefix("Mcp-Session-Id: "));
-        match id.filter(|id| id.len() == 32 && answer.contains("\r\n\r\n")) {
-            Some(id) => tell.send(id.to_owned()).unwrap_or(()),
-            None => return,
-        }
-    }
-}
-
-fn refuses_new_sessions_on_a_full_disk_and_loses_none(driver: &str) {
-    let server = session_server("a");
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().to_str().unwrap();
-    // A disk of its own, small, in a mount namespace of its own.
-    let script = format!("mount -t tmpfs -o size=96k,mode=700 tmpfs {path} && exec \"$@\"");
-    let mut proxy =
-        persistent(driver, &server, directory.path()).under(&["unshare", "-m", "sh", "-c", &script, "sh"]).start();
-    let mut ids = Vec::new();
-    let refused = wait_for("the disk to be full", || {
-        let answer = proxy.connect().exchange(&post("", INITIALIZE));
-        match answer.field("mcp-session-id") {
-            Some(id) => {
-                ids.push(id);
-                None
-            }
-            None => Some(answer),
-        }
-    });
-    assert_eq!((refused.status, refused.json()["id"].as_i64()), (503, Some(1)));
-    assert!(ids.len() > 20, "only {}", ids.len());
-    // Upstream is told that nobody will use the session it began.
-    assert_eq!(server.event(), format!("deleted a-{}", ids.len() + 1));
+    let ids: HashSet<String> = (0..100).map(|_| begin_session_on(&mut client)).collect();
+    assert_eq!(ids.len(), 100);
     for id in &ids {
-        assert_eq!(call(&mut proxy.connect(), id).status, 200);
+        assert!(id.len() >= 22 && id.bytes().all(|b| (0x21..=0x7e).contains(&b)), "{id}");
     }
-    assert!(proxy.metrics().sum("shadowcat_store_commit_failures_total", "") >= 1.0);
-    proxy.signal("TERM");
-    assert!(proxy.wait().success());
+    // Nothing that sessions have in common: every place but few differs somewhere.
+    let columns = (0..22).filter(|&at| ids.iter().map(|id| id.as_bytes()[at]).collect::<HashSet<_>>().len() > 10);
+    assert_eq!(columns.count(), 22);
 }
 
-fn refuses_a_second_server_on_one_store(driver: &str) {
-    let server = session_server("a");
-    let directory = tempfile::tempdir().unwrap();
-    let proxy = persistent(driver, &server, directory.path()).start();
-    let (code, said) = persistent(driver, &server, directory.path()).fail();
-    assert_eq!(code, Some(69));
-    assert!(said.contains("in use by another server") && said.contains(&proxy.child.id().to_string()), "{said}");
-}
-
-fn puts_a_damaged_store_aside(driver: &str) {
-    let server = session_server("a");
-    let directory = tempfile::tempdir().unwrap();
-    let data = directory.path().join("data.mdb");
-    let mut proxy = persistent(driver, &server, directory.path()).start();
-    (0..50).for_each(|_| drop(begin_session(&mut proxy.connect())));
-    proxy.signal("TERM");
-    proxy.wait();
-    let good = std::fs::read(&data).unwrap();
-    let mut damaged = 0;
-    let cuts = [1, 100, 4096, 8192, good.len() / 2, good.len() - 4096].map(|length| good[..length].to_vec());
-    let flips = (0..good.len() / 4096).map(|page| {
-        let mut bytes = good.clone();
-        bytes[page * 4096 + 10..page * 4096 + 300].fill(0x5a);
-        bytes
-    });
-    for bytes in cuts.into_iter().chain(flips) {
-        std::fs::write(&data, &bytes).unwrap();
-        let _ = std::fs::remove_file(directory.path().join("lock.mdb"));
-        let check =
-            Command::new(env!("CARGO_BIN_EXE_shadowcat")).arg("store-check").arg(directory.path()).output().unwrap();
-        if check.status.success() {
-            // The damage lies in a page that nothing refers to.
-            continue;
-        }
-        damaged += 1;
-        if damaged > 4 {
-            continue;
-        }
-        let (code, said) = persistent(driver, &server, directory.path()).fail();
-        assert_eq!(code, Some(1), "{said}");
-        assert!(said.contains("is damaged") && said.contains("kept as"), "{said}");
-        let kept = std::fs::read_dir(directory.path()).unwrap().filter_map(Result::ok);
-        let kept: Vec<_> = kept.filter(|entry| entry.file_name().to_string_lossy().contains("damaged-")).collect();
-        assert_eq!(kept.len(), 1);
-        assert_eq!(std::fs::read(kept[0].path()).unwrap(), bytes);
-        std::fs::remove_file(kept[0].path()).unwrap();
+fn every_message_of_a_session_reaches_its_replica(driver: Driver) {
+    let (a, b) = (Replica::new("a"), Replica::new("b"));
+    let proxy = Proxy::before(driver, &[&a.upstream, &b.upstream]).start();
+    let mut sessions = Vec::new();
+    for _ in 0..20 {
+        let (answer, id) = begin_session(&proxy);
+        let name = answer.json()["result"]["serverInfo"]["name"].as_str().expect("a name").to_owned();
+        sessions.push((id, name));
     }
-    assert!(damaged >= 6, "only {damaged}");
-    let _ = std::fs::remove_file(&data);
-    let proxy = persistent(driver, &server, directory.path()).start();
-    begin_session(&mut proxy.connect());
+    assert!(sessions.iter().any(|(_, name)| name == "a") && sessions.iter().any(|(_, name)| name == "b"));
+    for round in 0..3 {
+        for (id, name) in &sessions {
+            // A connection of its own each time, so that any worker may get it.
+            let answer = proxy.ask(&in_session(id, &request(round, "tools/list")));
+            assert_eq!(answer.json()["result"]["replica"], name.as_str());
+            let replica = if name == "a" { &a } else { &b };
+            let notification = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+            assert_eq!(proxy.ask(&in_session(id, notification)).status, 202);
+            assert!(replica.upstream.event().contains("notifications/initialized"));
+            let reply = r#"{"jsonrpc":"2.0","id":"from-server-1","result":{"action":"accept"}}"#;
+            assert_eq!(proxy.ask(&in_session(id, reply)).status, 202);
+            assert!(replica.upstream.event().contains("from-server-1"));
+        }
+    }
+    for (id, name) in &sessions {
+        assert_eq!(proxy.ask(&delete(id)).status, 200);
+        assert!((if name == "a" { &a } else { &b }).upstream.event().starts_with("ended"));
+    }
+    assert!(a.sessions().is_empty() && b.sessions().is_empty());
 }
 
-/// A 2024-11-05 server: GET /sse opens a stream whose first event names where to post.
-fn server_of_2024(name: &'static str) -> Upstream {
-    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    Upstream::new(move |conversation| {
+fn streams_reach_the_replica_of_their_session(driver: Driver) {
+    let (a, b) = (Replica::new("a"), Replica::new("b"));
+    let proxy = Proxy::before(driver, &[&a.upstream, &b.upstream]).start();
+    for _ in 0..8 {
+        let (answer, id) = begin_session(&proxy);
+        let name = answer.json()["result"]["serverInfo"]["name"].as_str().expect("a name").to_owned();
+        let mut client = proxy.connect();
+        client.send(&listen(&id, "Last-Event-ID: 41\r\n"));
+        client.stream_head();
+        let first = String::from_utf8(client.stream_until(b"\n\n")).expect("UTF-8");
+        assert!(first.starts_with(&format!("id: {name}-1\ndata: {name}-secret-")), "{first}");
+        assert!(first.ends_with("after 41\n\n"), "{first}");
+    }
+}
+
+fn a_stream_that_the_server_ends_is_taken_up_again(driver: Driver) {
+    let (a, b) = (Replica::new("a"), Replica::new("b"));
+    let proxy = Proxy::before(driver, &[&a.upstream, &b.upstream]).start();
+    let (answer, id) = begin_session(&proxy);
+    let replica = if answer.json()["result"]["serverInfo"]["name"] == "a" { &a } else { &b };
+    // A legacy server may close after `retry:`; the client polls with `Last-Event-ID`, on the same connection.
+    let mut client = proxy.connect();
+    let mut last = "none".to_owned();
+    for round in 0..4 {
+        client.send(&listen(&id, &if round == 0 { String::new() } else { format!("Last-Event-ID: {last}\r\n") }));
+        client.stream_head();
+        let event = String::from_utf8(client.stream_until(b"\n\n")).expect("UTF-8");
+        assert!(event.ends_with(&format!(" after {last}\n\n")), "{event}");
+        last = event.strip_prefix("id: ").and_then(|rest| rest.lines().next()).expect("an id").to_owned();
+        replica.push(&mcp::Push::Bytes(b"retry: 10\n\n".to_vec()));
+        assert_eq!(client.stream_until(b"\n\n"), b"retry: 10\n\n");
+        replica.push(&mcp::Push::End);
+        assert_eq!(client.chunk(), None);
+    }
+    assert_eq!(proxy.ask(&in_session(&id, &request(1, "ping"))).status, 200);
+    assert_eq!(proxy.metrics().sum("shadowcat_proxy_errors_total", ""), 0.0);
+}
+
+fn spreads_new_sessions_over_replicas_by_weight(driver: Driver) {
+    let (a, b) = (Replica::new("a"), Replica::new("b"));
+    let config = format!(
+        "[[upstreams]]\nname = \"a\"\nurl = \"{}\"\nweight = 3\n[[upstreams]]\nname = \"b\"\nurl = \"{}\"\nweight = 1\n",
+        a.upstream.url(),
+        b.upstream.url()
+    );
+    let proxy = Proxy::builder(driver).config(&config).start();
+    for _ in 0..80 {
+        begin_session(&proxy);
+    }
+    let (of_a, of_b) = (a.sessions().len(), b.sessions().len());
+    assert_eq!(of_a + of_b, 80);
+    assert!((50..=70).contains(&of_a), "{of_a} and {of_b}");
+    let metrics = proxy.metrics();
+    assert_eq!(metrics.sum("shadowcat_proxy_requests_total", "upstream=\"a\""), of_a as f64);
+    assert_eq!(metrics.sum("shadowcat_proxy_requests_total", "upstream=\"b\""), of_b as f64);
+}
+
+fn unknown_sessions_are_404(driver: Driver) {
+    let replica = Replica::new("a");
+    let proxy = Proxy::before(driver, &[&replica.upstream]).start();
+    let (_, known) = begin_session(&proxy);
+    let changed: String = known.chars().rev().collect();
+    let long = "x".repeat(2000);
+    for id in ["x", "0", &changed, &known[1..], &format!("{known}x"), "a/../b", "' or 1=1 --", &long] {
+        for request in [in_session(id, &request(9, "ping")), listen(id, ""), delete(id)] {
+            let answer = proxy.ask(&request);
+            assert_eq!(answer.status, 404, "{id}");
+            assert!(answer.json()["error"]["code"].is_i64(), "{answer:?}");
+        }
+        assert_eq!(proxy.ask(&in_session(id, &request(9, "ping"))).json()["id"], 9);
+    }
+    assert_eq!(replica.upstream.requests().len(), 1);
+    // An initialize in an unknown session is no way around.
+    assert_eq!(proxy.ask(&in_session(&changed, &initialize(1))).status, 404);
+    assert_eq!(replica.upstream.requests().len(), 1);
+}
+
+fn refuses_two_session_headers(driver: Driver) {
+    let replica = Replica::new("a");
+    let proxy = Proxy::before(driver, &[&replica.upstream]).start();
+    let ((_, one), (_, two)) = (begin_session(&proxy), begin_session(&proxy));
+    for fields in [
+        format!("Mcp-Session-Id: {one}\r\nMcp-Session-Id: {two}\r\n"),
+        format!("Mcp-Session-Id: {one}\r\nmcp-session-id: {one}\r\n"),
+    ] {
+        assert_eq!(proxy.ask(&post_json("/mcp", &fields, &request(1, "ping"))).status, 400);
+    }
+    assert_eq!(replica.upstream.requests().len(), 2);
+}
+
+fn a_deleted_session_is_gone(driver: Driver) {
+    let replica = Replica::new("a");
+    let proxy = Proxy::before(driver, &[&replica.upstream]).start();
+    let (_, id) = begin_session(&proxy);
+    // Both workers have seen it, so that neither may go on from memory.
+    let mut clients: Vec<RawClient> = (0..8).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.ask(&in_session(&id, &request(1, "ping"))).status, 200);
+    }
+    assert_eq!(proxy.ask(&delete(&id)).status, 200);
+    let asked = replica.upstream.requests().len();
+    for client in &mut clients {
+        assert_eq!(client.ask(&in_session(&id, &request(1, "ping"))).status, 404);
+        assert_eq!(client.ask(&delete(&id)).status, 404);
+        assert_eq!(client.ask(&listen(&id, "")).status, 404);
+    }
+    assert_eq!(replica.upstream.requests().len(), asked);
+}
+
+fn a_refused_delete_leaves_the_session_alone(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
         while let Some(request) = conversation.request() {
-            if request.method() == "GET" {
-                let id = format!("{name}-{}", count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1);
-                conversation.begin_events("");
-                conversation.chunked("event: endpoint\r\nda");
-                conversation.chunked(&format!("ta: /messages?sessionId={id}\r\n\r\n"));
-                conversation.chunked(": hello\n\n");
-                conversation.wait_for_close();
-                return;
+            match request.head.method() {
+                // A server may refuse to let clients end sessions (405).
+                "DELETE" => conversation.respond(405, "", ""),
+                _ => conversation.respond_json(200, "Mcp-Session-Id: theirs\r\n", "{}"),
             }
-            conversation.tell(request.path());
-            conversation.answer(202, "", "");
         }
-    })
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let (_, id) = begin_session(&proxy);
+    assert_eq!(proxy.ask(&delete(&id)).status, 405);
+    assert_eq!(proxy.ask(&in_session(&id, &request(2, "ping"))).status, 200);
 }
 
-fn carries_2024_sessions_in_the_query(driver: &str) {
-    let (a, b) = (server_of_2024("a"), server_of_2024("b"));
-    let proxy = Proxy::before(driver, &[&a, &b]).start();
-    let mut streams = Vec::new();
-    for upstream in [&a, &b, &a, &b] {
-        let mut stream = proxy.connect();
-        stream.send(&get("/sse", "Accept: text/event-stream\r\n"));
-        assert!(stream.head().contains("text/event-stream"));
-        let mut events = String::new();
-        while !events.ends_with(": hello\n\n") {
-            events += std::str::from_utf8(&stream.chunk().unwrap()).unwrap();
-        }
-        let id = events.strip_prefix("event: endpoint\r\ndata: /messages?sessionId=").unwrap();
-        let id = id.strip_suffix("\r\n\r\n: hello\n\n").unwrap().to_owned();
-        assert_eq!(id.len(), 32, "{events}");
-        streams.push((stream, id, upstream));
-    }
-    for (i, (_, id, upstream)) in streams.iter().enumerate() {
-        let path = format!("/messages?sessionId={id}");
-        let answer = proxy.connect().exchange(&post_to(&path, "", r#"{"jsonrpc":"2.0","method":"ping","id":1}"#));
-        assert_eq!(answer.status, 202);
-        let name = if i % 2 == 0 { "a" } else { "b" };
-        assert_eq!(upstream.event(), format!("/messages?sessionId={name}-{}", i / 2 + 1));
-    }
-    // The session ends with its stream.
-    let (stream, id, _) = streams.remove(0);
-    drop(stream);
-    wait_for("the session to end", || {
-        let path = format!("/messages?sessionId={id}");
-        let answer = proxy.connect().exchange(&post_to(&path, "", r#"{"jsonrpc":"2.0","method":"ping","id":1}"#));
-        (answer.status == 404).then_some(())
+fn a_session_that_upstream_forgot_ends(driver: Driver) {
+    let replica = Replica::new("a");
+    let proxy = Proxy::before(driver, &[&replica.upstream]).start();
+    let (_, id) = begin_session(&proxy);
+    replica.forget_sessions();
+    let answer = proxy.ask(&in_session(&id, &request(5, "ping")));
+    // The upstream's own words, byte for byte.
+    assert_eq!(answer.status, 404);
+    assert!(answer.text().contains("upstream: Session not found"), "{answer:?}");
+    let asked = replica.upstream.requests().len();
+    assert_eq!(proxy.ask(&in_session(&id, &request(5, "ping"))).status, 404);
+    assert_eq!(replica.upstream.requests().len(), asked);
+    assert_eq!(proxy.metrics().sum("shadowcat_sessions_active", ""), 0.0);
+}
+
+fn short_lived(driver: Driver, replica: &Replica) -> Proxy {
+    Proxy::before(driver, &[&replica.upstream])
+        .set("session.timeout", "1s")
+        .set("session.cleanup_interval", "100ms")
+        .start()
+}
+
+fn a_session_expires_when_it_is_not_used(driver: Driver) {
+    let replica = Replica::new("a");
+    let proxy = short_lived(driver, &replica);
+    let (_, id) = begin_session(&proxy);
+    let begun = std::time::Instant::now();
+    proxy.wait_for_metric("shadowcat_sessions_active", "", 0.0);
+    assert!(begun.elapsed().as_millis() >= 1000, "{:?}", begun.elapsed());
+    assert_eq!(proxy.ask(&in_session(&id, &request(1, "ping"))).status, 404);
+    assert_eq!(proxy.metrics().sum("shadowcat_sessions_expired_total", ""), 1.0);
+}
+
+fn use_keeps_a_session_alive(driver: Driver) {
+    let replica = Replica::new("a");
+    let proxy = short_lived(driver, &replica);
+    let (_, used) = begin_session(&proxy);
+    let (_, unused) = begin_session(&proxy);
+    let begun = std::time::Instant::now();
+    wait_until("three lifetimes to pass", || {
+        assert_eq!(proxy.ask(&in_session(&used, &request(1, "ping"))).status, 200, "after {:?}", begun.elapsed());
+        begun.elapsed().as_secs() >= 3
     });
+    assert_eq!(proxy.ask(&in_session(&unused, &request(1, "ping"))).status, 404);
+    proxy.wait_for_metric("shadowcat_sessions_active", "", 0.0);
+}
+
+fn an_open_stream_keeps_its_session_alive(driver: Driver) {
+    let replica = Replica::new("a");
+    let proxy = short_lived(driver, &replica);
+    let (_, id) = begin_session(&proxy);
+    let (_, other) = begin_session(&proxy);
+    let mut stream = proxy.connect();
+    stream.send(&listen(&id, ""));
+    stream.stream_head();
+    stream.stream_until(b"\n\n");
+    let begun = std::time::Instant::now();
+    wait_until("three lifetimes to pass", || begun.elapsed().as_secs() >= 3);
+    assert_eq!(proxy.ask(&in_session(&other, &request(1, "ping"))).status, 404);
+    assert_eq!(proxy.ask(&in_session(&id, &request(1, "ping"))).status, 200);
+    replica.push(&mcp::Push::Bytes(b"data: still here\n\n".to_vec()));
+    assert_eq!(stream.stream_until(b"\n\n"), b"data: still here\n\n");
+    drop(stream);
+    proxy.wait_for_metric("shadowcat_sessions_active", "", 0.0);
+}
+
+fn at_max_sessions_upstream_is_not_asked(driver: Driver) {
+    let replica = Replica::new("a");
+    let proxy = Proxy::before(driver, &[&replica.upstream]).set("session.max_sessions", "3").start();
+    let ids: Vec<String> = (0..3).map(|_| begin_session(&proxy).1).collect();
+    for _ in 0..3 {
+        let refused = proxy.ask(&post_json("/mcp", "", &initialize(4)));
+        assert_eq!((refused.status, refused.json()["id"].as_u64()), (503, Some(4)));
+        assert!(refused.head.has("retry-after"));
+    }
+    assert_eq!(replica.upstream.requests().len(), 3);
+    // Those that are there go on, and one that ends makes room.
+    assert_eq!(proxy.ask(&in_session(&ids[1], &request(1, "ping"))).status, 200);
+    assert_eq!(proxy.ask(&delete(&ids[0])).status, 200);
+    begin_session(&proxy);
+    assert_eq!(proxy.ask(&post_json("/mcp", "", &initialize(4))).status, 503);
+}
+
+fn an_initialize_that_fails_takes_no_place(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        while let Some(request) = conversation.request() {
+            match request.head.target() {
+                "/refuse" => conversation.respond_json(400, "", r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602}}"#),
+                "/stateless" => conversation.respond_json(200, "", "{}"),
+                "/garbage" => {
+                    conversation.send(b"garbage");
+                    return;
+                }
+                _ => conversation.respond_json(200, "Mcp-Session-Id: theirs\r\n", "{}"),
+            }
+        }
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).set("session.max_sessions", "1").start();
+    for (target, status) in [("/refuse", 400), ("/stateless", 200), ("/garbage", 502)] {
+        for _ in 0..3 {
+            assert_eq!(proxy.ask(&post_json(target, "", &initialize(1))).status, status, "{target}");
+        }
+    }
+    begin_session(&proxy);
+}
+
+fn a_stateless_server_gets_no_session(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        while conversation.request().is_some() {
+            conversation.respond_json(200, "", r#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
+        }
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let answer = proxy.ask(&post_json("/mcp", "", &initialize(1)));
+    assert_eq!((answer.status, answer.one("mcp-session-id")), (200, None));
+    assert_eq!(proxy.ask(&post_json("/mcp", "", &request(2, "tools/list"))).status, 200);
+    assert_eq!(proxy.metrics().sum("shadowcat_sessions_active", ""), 0.0);
+}
+
+fn upstream_ids_that_are_not_visible_ascii_are_refused(driver: Driver) {
+    for id in ["", "a b", "gr\u{f6}\u{df}e", "a\tb"] {
+        let upstream = FakeUpstream::new(move |conversation| {
+            while let Some(request) = conversation.request() {
+                conversation.tell(request.head.method());
+                conversation.respond_json(200, &format!("Mcp-Session-Id: {id}\r\n"), "{}");
+            }
+        });
+        let proxy = Proxy::before(driver, &[&upstream]).start();
+        let answer = proxy.ask(&post_json("/mcp", "", &initialize(1)));
+        assert_eq!(answer.status, 502, "{id:?}");
+        assert_eq!(proxy.metrics().sum("shadowcat_sessions_active", ""), 0.0);
+    }
+}
+
+fn counts_sessions(driver: Driver) {
+    let replica = Replica::new("a");
+    let proxy = Proxy::before(driver, &[&replica.upstream]).start();
+    let ids: Vec<String> = (0..5).map(|_| begin_session(&proxy).1).collect();
+    for id in &ids[..2] {
+        assert_eq!(proxy.ask(&delete(id)).status, 200);
+    }
+    let metrics = proxy.metrics();
+    assert_eq!(metrics.sum("shadowcat_sessions_active", "transport=\"http\""), 3.0);
+    assert_eq!(metrics.sum("shadowcat_sessions_total", "transport=\"http\""), 5.0);
+    assert_eq!(metrics.sum("shadowcat_session_duration_seconds_count", ""), 2.0, "{}", metrics.0);
 }

@@ -1,202 +1,468 @@
-//! Event streams and large bodies: as they arrive, byte for byte, in constant memory.
-
-use std::io::{Read, Write};
-use std::time::Duration;
+//! Bytes leave as they arrive, and no faster than they are taken.
 
 use crate::on_both_drivers;
+use crate::support::mcp::{modern_call, modern_fields};
 use crate::support::*;
 
 on_both_drivers!(
-    relays_events_as_they_arrive_byte_for_byte,
-    ends_upstreams_stream_when_the_client_leaves,
-    holds_a_fast_upstream_back_for_a_slow_reader,
-    streams_a_large_request_through_constant_memory,
-    drops_a_client_that_stops_reading,
-    drops_clients_that_are_too_slow,
-    carries_many_streams_at_once,
+    the_first_byte_leaves_at_once,
+    the_first_byte_of_a_request_leaves_at_once,
+    event_streams_are_byte_exact,
+    fields_of_a_stream_pass,
+    a_stream_that_ends_leaves_both_connections_usable,
+    each_stream_gets_its_own_events,
+    a_quiet_stream_is_not_cut,
+    a_slow_reader_slows_the_upstream_and_grows_no_memory,
+    a_slow_upstream_slows_the_client_and_grows_no_memory,
+    large_request_bodies_go_through_constant_memory,
+    large_answers_go_through_constant_memory,
+    a_reader_that_takes_nothing_is_dropped,
+    a_client_that_leaves_a_stream_ends_it_upstream,
+    streams_that_ended_leave_nothing_behind,
 );
 
-fn relays_events_as_they_arrive_byte_for_byte(driver: &str) {
-    const PIECES: [&str; 6] = [
-        ": a comment\r\n\r\n",
-        "id: 1\r\nretry: 500\r\ndata: é😀\r\n\r\n",
-        "data:\n\n",
-        "event: x\ndata: a\ndata: b",
-        "\n\n",
-        "data: last\r\r",
-    ];
-    let (go, gone) = std::sync::mpsc::channel::<()>();
-    let gone = std::sync::Mutex::new(gone);
-    let upstream = Upstream::new(move |conversation| {
-        conversation.request();
-        conversation.begin_events("X-Accel-Buffering: no\r\nCache-Control: no-cache\r\n");
-        for piece in PIECES {
-            gone.lock().unwrap().recv().unwrap();
-            conversation.chunked(piece);
-        }
-        gone.lock().unwrap().recv().unwrap();
-        conversation.say(b"0\r\n\r\n");
-    });
-    let proxy = Proxy::before(driver, &[&upstream]).start();
-    let mut client = proxy.connect();
-    client.send(&get("/mcp", "Accept: text/event-stream\r\n"));
-    let head = client.head();
-    assert!(head.contains("X-Accel-Buffering: no\r\n") && head.contains("Content-Type: text/event-stream\r\n"));
-    for piece in PIECES {
-        assert!(client.is_quiet());
-        go.send(()).unwrap();
-        assert_eq!(String::from_utf8(client.chunk().unwrap()).unwrap(), piece);
+const MIB: usize = 1 << 20;
+/// What the proxy may grow by while it carries anything of any size, bytes. A debug build's own noise is in it.
+const GROWTH: u64 = 24 << 20;
+
+fn the_first_byte_leaves_at_once(driver: Driver) {
+    for (name, head, first) in [
+        ("events", "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n", "7\r\ndata: x\r\n"),
+        ("chunks", "Content-Type: text/plain\r\nTransfer-Encoding: chunked\r\n", "7\r\ndata: x\r\n"),
+        ("part of a chunk", "Content-Type: text/plain\r\nTransfer-Encoding: chunked\r\n", "fff\r\ndata: x"),
+        ("a length", "Content-Length: 1000\r\n", "data: x"),
+        ("until close", "Content-Type: text/event-stream\r\n", "data: x"),
+    ] {
+        let upstream = FakeUpstream::new(move |conversation| {
+            conversation.request();
+            conversation.send(format!("HTTP/1.1 200 OK\r\n{head}\r\n").as_bytes());
+            conversation.wire.fill(PATIENCE); // never: the client waits for the head first
+        });
+        let proxy = Proxy::before(driver, &[&upstream]).start();
+        let mut client = proxy.connect();
+        // The head alone travels, however long the body lets us wait.
+        client.send(&get("/", ""));
+        assert_eq!(client.head().status(), Ok(200), "{name}");
+        drop(client);
+
+        let upstream = FakeUpstream::new(move |conversation| {
+            conversation.request();
+            conversation.send(format!("HTTP/1.1 200 OK\r\n{head}\r\n{first}").as_bytes());
+            conversation.wait_for_end();
+        });
+        let proxy = Proxy::before(driver, &[&upstream]).start();
+        let mut client = proxy.connect();
+        client.send(&get("/", ""));
+        let head = client.head();
+        let came = if head.has("content-length") {
+            client.wire.exactly(7).expect("the first bytes")
+        } else {
+            client.chunk().expect("the first chunk")
+        };
+        assert_eq!(String::from_utf8_lossy(&came), "data: x", "{name}");
     }
-    go.send(()).unwrap();
-    assert_eq!(client.chunk(), None);
-    // The connection is as good as before.
-    assert_eq!(client.exchange(&get("/health", "")).status, 200);
 }
 
-fn ends_upstreams_stream_when_the_client_leaves(driver: &str) {
-    let upstream = Upstream::new(|conversation| {
-        conversation.request();
-        conversation.begin_events("");
-        conversation.chunked("data: 1\n\n");
-        conversation.wait_for_close();
-        conversation.tell("closed");
+fn the_first_byte_of_a_request_leaves_at_once(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        let Some(head) = conversation.head() else { return };
+        conversation.tell("head");
+        let first = match head.has("content-length") {
+            true => conversation.wire.exactly(5).ok(),
+            false => conversation.chunk().flatten(),
+        };
+        conversation.tell(String::from_utf8_lossy(&first.unwrap_or_default()));
+        conversation.wait_for_end();
     });
     let proxy = Proxy::before(driver, &[&upstream]).start();
-    for request in [get("/mcp", "Accept: text/event-stream\r\n"), post("", r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#)]
+    let head = "POST /up HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n";
+    for (framing, first) in [("Content-Length: 100\r\n", "first"), ("Transfer-Encoding: chunked\r\n", "5\r\nfirst\r\n")]
     {
         let mut client = proxy.connect();
-        client.send(&request);
-        client.head();
-        client.chunk();
-        drop(client);
-        assert_eq!(upstream.event(), "closed");
-    }
-    wait_for("the streams to end", || (proxy.metrics().sum("shadowcat_streams_active", "") == 0.0).then_some(()));
-}
-
-fn holds_a_fast_upstream_back_for_a_slow_reader(driver: &str) {
-    let upstream = Upstream::new(|conversation| {
-        conversation.request();
-        conversation.begin_events("");
-        conversation.stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
-        let chunk = format!("10000\r\n{}\r\n", "x".repeat(65536));
-        let mut sent = 0;
-        while sent < 1 << 30 && conversation.stream.write_all(chunk.as_bytes()).is_ok() {
-            sent += 65536;
-        }
-        conversation.tell(&sent.to_string());
-        conversation.wait_for_close();
-    });
-    let proxy = Proxy::before(driver, &[&upstream]).start();
-    let before = proxy.memory();
-    let mut client = proxy.connect();
-    client.send(&get("/mcp", "Accept: text/event-stream\r\n"));
-    client.head();
-    let sent: usize = upstream.event().parse().unwrap();
-    assert!(sent < 64 << 20, "upstream was not held back: {sent} bytes");
-    let grown = proxy.memory().saturating_sub(before);
-    assert!(grown < 8 << 20, "{grown} bytes more");
-}
-
-fn streams_a_large_request_through_constant_memory(driver: &str) {
-    const BYTES: usize = 100 << 20;
-    let upstream = Upstream::new(|conversation| {
-        conversation.head();
-        let (mut seen, mut piece) = (0, vec![0; 1 << 16]);
-        while seen < BYTES - 65536 {
-            seen += conversation.stream.read(&mut piece).unwrap();
-        }
-        conversation.tell("nearly all");
-        conversation.stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-        while conversation.stream.read(&mut piece).is_ok_and(|n| n > 0) {}
-        conversation.answer(200, "", "got it");
-    });
-    let proxy = Proxy::before(driver, &[&upstream]).start();
-    for kind in ["application/octet-stream", "application/json"] {
-        let before = proxy.memory();
-        let mut client = proxy.connect();
-        let head = format!(
-            "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {BYTES}\r\n\r\n[\""
-        );
-        client.send(head.as_bytes());
-        let piece = vec![b'x'; 1 << 20];
-        let mut left = BYTES - 4;
-        while left > 0 {
-            let n = left.min(piece.len());
-            client.send(&piece[..n]);
-            left -= n;
-        }
-        client.send(b"\"]");
-        assert_eq!(upstream.event(), "nearly all");
-        let grown = proxy.memory().saturating_sub(before);
-        assert!(grown < 12 << 20, "{kind}: {grown} bytes more");
-        assert_eq!(client.answer().text(), "got it");
+        client.send(format!("{head}{framing}\r\n{first}").as_bytes());
+        upstream.expect_event("head");
+        upstream.expect_event("first");
     }
 }
 
-fn drops_a_client_that_stops_reading(driver: &str) {
-    let upstream = Upstream::new(|conversation| {
-        conversation.request();
-        conversation.begin_events("");
-        let chunk = format!("10000\r\n{}\r\n", "x".repeat(65536));
-        while conversation.stream.write_all(chunk.as_bytes()).is_ok() {}
-        conversation.tell("closed");
-    });
-    let proxy = Proxy::before(driver, &[&upstream]).set("timeouts.write", "300ms").start();
-    let mut client = proxy.connect();
-    client.send(&get("/mcp", "Accept: text/event-stream\r\n"));
-    assert_eq!(upstream.event(), "closed");
-}
+/// Everything that an event stream may hold, and some things that it may not.
+const EVENTS: &[u8] = b"\xef\xbb\xbf: a comment\n\n:\n\ndata: one\n\ndata: two\r\n\r\ndata: three\r\rid: 17\ndata\n\n\
+    event: message\r\nid: a-b-c\r\nretry: 3000\r\ndata: {\"x\":\"gr\xc3\xb6\xc3\x9fe\"}\r\ndata: more\r\n\r\n\
+    data:no space\ndata:  two spaces\n\nunknown: field\n\n\n\n\r\nid\n\nretry: x\n\nevent: \n\ndata: \xf0\x9f\x90\x88\n\n\
+    id: \0nul\n\ndata: last, without its end";
 
-fn drops_clients_that_are_too_slow(driver: &str) {
-    let upstream = Upstream::answering("ok");
-    let proxy = Proxy::before(driver, &[&upstream])
-        .set("timeouts.header", "250ms")
-        .set("timeouts.body", "250ms")
-        .set("performance.keep_alive_timeout", "250ms")
-        .start();
-    let mut head = proxy.connect();
-    head.send(b"GET / HTTP/1.1\r\nHost: lo");
-    assert_eq!(head.answer().status, 408);
-    let mut body = proxy.connect();
-    body.send(
-        b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{",
-    );
-    assert_eq!(body.answer().status, 408);
-    let mut streamed = proxy.connect();
-    streamed.send(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\n{");
-    assert_eq!(streamed.answer().status, 408);
-    let mut silent = proxy.connect();
-    assert_eq!(silent.rest(), (vec![], Ending::Orderly));
-    let mut idle = proxy.connect();
-    assert_eq!(idle.exchange(&get("/", "")).status, 200);
-    assert_eq!(idle.rest(), (vec![], Ending::Orderly));
-    assert!(!upstream.received().contains("POST /mcp"));
-}
-
-fn carries_many_streams_at_once(driver: &str) {
-    const STREAMS: usize = 200;
-    const EVENTS: usize = 5;
-    let barrier = std::sync::Arc::new(std::sync::Barrier::new(STREAMS));
-    let upstream = Upstream::new(move |conversation| {
-        conversation.request();
-        conversation.begin_events("");
-        for event in 0..EVENTS {
-            // All streams speak at once.
-            barrier.wait();
-            conversation.chunked(&format!("id: {event}\ndata: {}\n\n", conversation.number));
+fn event_streams_are_byte_exact(driver: Driver) {
+    for piece in [1, 2, 7, 4096] {
+        for length in [None, Some(EVENTS.len())] {
+            let upstream = FakeUpstream::new(move |conversation| {
+                while conversation.request().is_some() {
+                    match length {
+                        None => conversation.begin_events(""),
+                        Some(length) => {
+                            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n";
+                            conversation.send(format!("{head}Content-Length: {length}\r\n\r\n").as_bytes());
+                        }
+                    }
+                    for piece in EVENTS.chunks(piece) {
+                        match length {
+                            None => conversation.send_chunk(piece),
+                            Some(_) => conversation.send(piece),
+                        };
+                    }
+                    if length.is_none() {
+                        conversation.end_chunks();
+                    }
+                }
+            });
+            let proxy = Proxy::before(driver, &[&upstream]).start();
+            let mut client = proxy.connect();
+            for request in [
+                get("/sse", "Accept: text/event-stream\r\n"),
+                post_json("/mcp", "", r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x"}}"#),
+                modern_call(1, "x", ""),
+                get("/sse", ""),
+            ] {
+                assert_eq!(client.ask(&request).body, EVENTS, "pieces of {piece}");
+            }
         }
-        conversation.say(b"0\r\n\r\n");
+    }
+}
+
+fn fields_of_a_stream_pass(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        while conversation.request().is_some() {
+            conversation.begin_events("X-Accel-Buffering: no\r\nCache-Control: no-cache, no-transform\r\n");
+            conversation.end_chunks();
+        }
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let answer = proxy.ask(&get("/sse", ""));
+    assert_eq!(answer.one("x-accel-buffering"), Some("no"));
+    assert_eq!(answer.one("content-type"), Some("text/event-stream"));
+    assert_eq!(answer.head.all("cache-control"), ["no-cache", "no-cache, no-transform"]);
+    assert!(!answer.head.has("content-length"));
+}
+
+fn a_stream_that_ends_leaves_both_connections_usable(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        while conversation.request().is_some() {
+            conversation.begin_events("");
+            conversation.send_chunk(b"data: x\n\n");
+            conversation.end_chunks();
+        }
     });
     let proxy = Proxy::before(driver, &[&upstream]).workers(1).start();
-    let mut clients: Vec<Client> = (0..STREAMS).map(|_| proxy.connect()).collect();
-    for client in &mut clients {
-        client.send(&get("/mcp", "Accept: text/event-stream\r\n"));
+    let mut client = proxy.connect();
+    for _ in 0..5 {
+        assert_eq!(client.ask(&get("/sse", "")).text(), "data: x\n\n");
     }
-    for client in &mut clients {
-        let text = client.answer().text();
-        assert_eq!(text.matches("data: ").count(), EVENTS);
-        let ids: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
-        assert_eq!(ids, ["0", "1", "2", "3", "4"]);
+    assert_eq!(upstream.connections(), 1);
+    assert_eq!(proxy.metrics().sum("shadowcat_streams_active", ""), 0.0);
+}
+
+fn each_stream_gets_its_own_events(driver: Driver) {
+    const STREAMS: usize = 150;
+    const EVENTS: usize = 20;
+    let upstream = FakeUpstream::new(|conversation| {
+        let Some(request) = conversation.request() else { return };
+        let name = request.head.target().to_owned();
+        conversation.begin_events("");
+        for n in 0..EVENTS {
+            conversation.send_chunk(format!("id: {n}\ndata: {name} {n}\n\n").as_bytes());
+        }
+        conversation.end_chunks();
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).workers(1).start();
+    let mut clients: Vec<RawClient> = (0..STREAMS).map(|_| proxy.connect()).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.send(&get(&format!("/{n}"), ""));
+    }
+    for (n, client) in clients.iter_mut().enumerate() {
+        let expected: String = (0..EVENTS).map(|event| format!("id: {event}\ndata: /{n} {event}\n\n")).collect();
+        assert_eq!(client.response().text(), expected);
+    }
+}
+
+fn a_quiet_stream_is_not_cut(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        conversation.request();
+        conversation.begin_events("");
+        conversation.send_chunk(b"data: first\n\n");
+        conversation.wire.fill(std::time::Duration::from_millis(1500));
+        conversation.send_chunk(b"data: second\n\n");
+        conversation.end_chunks();
+    });
+    let config = format!("[[upstreams]]\nurl = \"{}\"\ntimeout = \"300ms\"\n", upstream.url());
+    let proxy = Proxy::builder(driver)
+        .config(&config)
+        .set("timeouts.request", "400ms")
+        .set("timeouts.write", "500ms")
+        .set("performance.keep_alive_timeout", "400ms")
+        .start();
+    for request in [get("/sse", ""), modern_call(1, "x", "")] {
+        assert_eq!(proxy.ask(&request).text(), "data: first\n\ndata: second\n\n");
+    }
+}
+
+/// Sends chunks of 64 KiB until nobody takes any more, tells how many bytes went, and goes on after that.
+fn flooding(stream: bool) -> FakeUpstream {
+    FakeUpstream::new(move |conversation| {
+        let Some(_) = conversation.request() else { return };
+        match stream {
+            true => conversation.begin_events(""),
+            false => conversation.begin_chunks("Content-Type: application/octet-stream\r\n"),
+        }
+        let event = [b"data: ".as_slice(), &vec![b'x'; 64 * 1024 - 8], b"\n\n"].concat();
+        let chunk = [format!("{:x}\r\n", event.len()).as_bytes(), &event, b"\r\n"].concat();
+        let mut sent = 0;
+        loop {
+            let took = conversation.wire.send_until_blocked(&chunk, QUIET * 2);
+            sent += took;
+            if took < chunk.len() {
+                conversation.tell(format!("blocked after {sent}"));
+                // The rest of this chunk, once there is room again.
+                if !conversation.send(&chunk[took..]) {
+                    break;
+                }
+                sent += chunk.len() - took;
+            }
+            if sent > 512 * MIB {
+                break;
+            }
+        }
+        conversation.tell("left");
+    })
+}
+
+fn a_slow_reader_slows_the_upstream_and_grows_no_memory(driver: Driver) {
+    for stream in [true, false] {
+        let upstream = flooding(stream);
+        let proxy = Proxy::before(driver, &[&upstream]).workers(1).start();
+        let before = proxy.memory();
+        let mut clients: Vec<RawClient> = (0..10)
+            .map(|_| {
+                let mut client = proxy.connect();
+                client.wire.take_little(16 * 1024);
+                client.send(&get("/flood", ""));
+                client
+            })
+            .collect();
+        for _ in &clients {
+            let event = upstream.event();
+            let sent: usize = event.rsplit(' ').next().and_then(|word| word.parse().ok()).expect("a number");
+            // What the kernel's buffers of both connections take, and no more.
+            assert!(sent < 32 * MIB, "{sent}");
+        }
+        let grown = proxy.memory().saturating_sub(before);
+        assert!(grown < GROWTH, "grew by {grown} bytes");
+        // Others are served meanwhile, and who reads again gets every byte.
+        assert_eq!(proxy.ask(&get("/health", "")).status, 200);
+        let reader = &mut clients[0];
+        reader.head();
+        for _ in 0..60 {
+            let chunk = reader.chunk().expect("a chunk");
+            assert!(chunk.iter().all(|&b| b"data: x\n".contains(&b)));
+        }
+        drop(clients);
+        proxy.wait_for_metric("shadowcat_streams_active", "", 0.0);
+    }
+}
+
+fn a_slow_upstream_slows_the_client_and_grows_no_memory(driver: Driver) {
+    let idle = FakeUpstream::new(|conversation| {
+        conversation.wire.take_little(16 * 1024);
+        if conversation.head().is_some() {
+            conversation.tell("head");
+            // Reads nothing more while the test runs.
+            let (_hold, held) = std::sync::mpsc::channel::<()>();
+            let _ = held.recv_timeout(PATIENCE * 3);
+        }
+    });
+    let proxy = Proxy::before(driver, &[&idle]).workers(1).start();
+    let before = proxy.memory();
+    let head = format!(
+        "POST /up HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
+        1 << 30
+    );
+    let piece = vec![b'x'; MIB];
+    let clients: Vec<RawClient> = (0..5)
+        .map(|_| {
+            let mut client = proxy.connect();
+            client.send(head.as_bytes());
+            idle.expect_event("head");
+            let mut sent = 0;
+            while sent < 64 * MIB {
+                let took = client.wire.send_until_blocked(&piece, QUIET);
+                sent += took;
+                if took < piece.len() {
+                    break;
+                }
+            }
+            assert!(sent < 32 * MIB, "{sent}");
+            client
+        })
+        .collect();
+    let grown = proxy.memory().saturating_sub(before);
+    assert!(grown < GROWTH, "grew by {grown} bytes");
+    assert_eq!(proxy.ask(&get("/health", "")).status, 200);
+    drop(clients);
+}
+
+/// Counts what comes without keeping it.
+fn counting() -> FakeUpstream {
+    FakeUpstream::new(|conversation| {
+        while let Some(head) = conversation.head() {
+            let mut bytes = 0;
+            match head.request_framing() {
+                Ok(http::BodyFraming::Length(length)) => {
+                    while bytes < length {
+                        let Ok(piece) = conversation.wire.exactly((length - bytes).min(64 * 1024)) else { return };
+                        bytes += piece.len();
+                    }
+                }
+                _ => {
+                    while let Some(Some(chunk)) = conversation.chunk() {
+                        bytes += chunk.len();
+                    }
+                }
+            }
+            conversation.respond(200, "", &bytes.to_string());
+        }
+    })
+}
+
+fn large_request_bodies_go_through_constant_memory(driver: Driver) {
+    let upstream = counting();
+    let proxy = Proxy::before(driver, &[&upstream]).workers(1).start();
+    let mut client = proxy.connect();
+    client.ask(&post("/warm", "", &vec![b'x'; 2 * MIB]));
+    let before = proxy.memory();
+    let mut peak = 0;
+    let head = "POST /up HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n";
+    let piece = vec![b'x'; MIB];
+    for chunked in [false, true] {
+        let framing =
+            if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {}", 100 * MIB) };
+        client.send(format!("{head}{framing}\r\n\r\n").as_bytes());
+        for n in 0..100 {
+            if chunked {
+                client.send(b"100000\r\n").send(&piece).send(b"\r\n");
+            } else {
+                client.send(&piece);
+            }
+            if n % 10 == 0 {
+                peak = peak.max(proxy.memory());
+            }
+        }
+        if chunked {
+            client.send(b"0\r\n\r\n");
+        }
+        assert_eq!(client.response().text(), (100 * MIB).to_string());
+    }
+    assert!(peak.saturating_sub(before) < GROWTH, "{before} grew to {peak}");
+    // JSON is looked at while it streams, and kept no longer than that.
+    let fields = modern_fields("tools/call", Some("x"));
+    let (start, end) = (
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"},"arguments":{"blob":""#,
+        r#""}}}"#,
+    );
+    let total = start.len() + 20 * MIB + end.len();
+    let head = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+    client.send(format!("{head}{fields}Content-Length: {total}\r\n\r\n{start}").as_bytes());
+    for _ in 0..20 {
+        client.send(&piece);
+        peak = peak.max(proxy.memory());
+    }
+    client.send(end.as_bytes());
+    assert_eq!(client.response().text(), total.to_string());
+    assert!(peak.saturating_sub(before) < GROWTH, "{before} grew to {peak}");
+}
+
+fn large_answers_go_through_constant_memory(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        while conversation.request().is_some() {
+            conversation.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 100 * MIB).as_bytes());
+            let piece = vec![b'y'; MIB];
+            for _ in 0..100 {
+                conversation.send(&piece);
+            }
+        }
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).workers(1).start();
+    let before = proxy.memory();
+    let mut client = proxy.connect();
+    client.send(&get("/", ""));
+    assert_eq!(client.head().one("content-length"), Some((100 * MIB).to_string().as_str()));
+    for _ in 0..100 {
+        let piece = client.wire.exactly(MIB).expect("a piece");
+        assert!(piece.iter().all(|&b| b == b'y'));
+        assert!(proxy.memory().saturating_sub(before) < GROWTH);
+    }
+}
+
+fn a_reader_that_takes_nothing_is_dropped(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        conversation.request();
+        conversation.begin_events("");
+        while conversation.send_chunk(&[b'x'; 64 * 1024]) {}
+        conversation.tell("left");
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).set("timeouts.write", "500ms").start();
+    let mut client = proxy.connect();
+    client.wire.take_little(4096);
+    client.send(&get("/flood", ""));
+    upstream.expect_event("left");
+    proxy.wait_for_metric("shadowcat_streams_active", "", 0.0);
+}
+
+fn a_client_that_leaves_a_stream_ends_it_upstream(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        conversation.request();
+        conversation.begin_events("");
+        conversation.send_chunk(b"data: x\n\n");
+        conversation.wait_for_end();
+        conversation.tell("ended");
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    for by_reset in [false, true] {
+        let mut client = proxy.connect();
+        client.send(&get("/sse", "Accept: text/event-stream\r\n"));
+        client.stream_head();
+        client.stream_until(b"\n\n");
+        match by_reset {
+            true => client.wire.reset(),
+            false => drop(client),
+        }
+        upstream.expect_event("ended");
+    }
+    proxy.wait_for_metric("shadowcat_streams_active", "", 0.0);
+}
+
+fn streams_that_ended_leave_nothing_behind(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        conversation.request();
+        conversation.begin_events("");
+        conversation.send_chunk(b"data: x\n\n");
+        conversation.wait_for_end();
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let at_rest = proxy.descriptors();
+    for _ in 0..3 {
+        let mut clients: Vec<RawClient> = (0..100).map(|_| proxy.connect()).collect();
+        for client in &mut clients {
+            client.send(&get("/sse", ""));
+        }
+        for client in &mut clients {
+            client.stream_head();
+            client.stream_until(b"\n\n");
+        }
+        assert_eq!(proxy.metrics().sum("shadowcat_streams_active", ""), 100.0);
+        for (n, client) in clients.into_iter().enumerate() {
+            if n % 2 == 0 {
+                client.wire.reset();
+            }
+        }
+        wait_until("the descriptors to be given back", || proxy.descriptors() <= at_rest + 2);
+        proxy.wait_for_metric("shadowcat_connections_active", "", 1.0);
     }
 }
