@@ -227,11 +227,11 @@ mod tests {
             let environment = pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
             default_session_path(bind.parse().unwrap(), &environment).display().to_string()
         };
-        let home = ("HOME", "/home/x");
+        let home = ("HOME", "/users/x");
         assert_eq!(path("127.0.0.1:80", &[home, ("XDG_STATE_HOME", "/s")]), "/s/shadowcat/127.0.0.1:80");
-        assert_eq!(path("[::1]:80", &[home, ("XDG_STATE_HOME", "s")]), "/home/x/.local/state/shadowcat/[::1]:80");
+        assert_eq!(path("[::1]:80", &[home, ("XDG_STATE_HOME", "s")]), "/users/x/.local/state/shadowcat/[::1]:80");
         assert!(path("127.0.0.1:80", &[("TMPDIR", "/t"), ("HOME", "/")]).starts_with("/t/shadowcat-"));
         assert!(path("127.0.0.1:80", &[]).starts_with("/tmp/shadowcat-"));
-        assert_ne!(path("127.0.0.1:0", &[home]), "/home/x/.local/state/shadowcat/127.0.0.1:0");
+        assert_ne!(path("127.0.0.1:0", &[home]), "/users/x/.local/state/shadowcat/127.0.0.1:0");
     }
 }

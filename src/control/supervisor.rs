@@ -58,7 +58,7 @@ pub fn serve(
     faults: bool,
     listening: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<Outcome> {
-    raise_descriptor_limit(&plan);
+    let descriptors_allow = raise_descriptor_limit(&plan);
     let (address, listeners) = listener::bind(plan.bind, plan.workers)?;
     let view = publish::first_view(plan.clone()).map_err(anyhow::Error::msg)?;
     let registry: Arc<Registry> = Arc::default();
@@ -69,6 +69,7 @@ pub fn serve(
         workers: (0..plan.workers).map(|index| registry.worker(index)).collect(),
         registry,
         connections: AtomicUsize::new(0),
+        descriptors_allow,
         inboxes: (0..plan.workers).map(|_| Mutex::new(None)).collect(),
         session_durations: durations,
         started,
@@ -87,17 +88,18 @@ pub fn serve(
     Ok(outcome)
 }
 
-/// As many descriptors as we may have: each client may need one more towards upstream.
-fn raise_descriptor_limit(plan: &Plan) {
+/// As many descriptors as we may have; how many clients that is, if each may need one more towards upstream.
+fn raise_descriptor_limit(plan: &Plan) -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     let wanted = 2 * plan.limits.connections_max as u64;
-    if let Some(allowed) = getrlimit(Resource::Nofile).current
-        && allowed < wanted
-    {
+    let Some(allowed) = getrlimit(Resource::Nofile).current else { return usize::MAX };
+    if allowed < wanted {
         tracing::warn!(allowed, wanted, "fewer file descriptors than performance.max_connections may need");
     }
+    let own = 24 + 8 * plan.workers as u64;
+    (allowed.saturating_sub(own) / 2).max(4) as usize
 }
 
 struct Fleet {

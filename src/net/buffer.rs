@@ -17,7 +17,7 @@ pub const HEADROOM_BYTES: usize = 24;
 /// Room behind the data that reads leave free for a chunk's end and the last chunk, bytes.
 pub const TAILROOM_BYTES: usize = 16;
 /// Buffers of one class that a thread keeps for reuse.
-const POOLED_MAX: usize = 256;
+const POOLED_MAX: usize = 96;
 
 /// Bytes `start..len` of a fixed allocation are data; reads append behind them, writes consume from their front.
 #[derive(Debug, Default)]

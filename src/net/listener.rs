@@ -17,8 +17,7 @@ const BACKLOG: i32 = 4096;
 /// Binds once without SO_REUSEPORT first, so that a second server on the port is refused with `AddrInUse` in place of
 /// silently taking half of the connections.
 pub fn bind(address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<StdListener>)> {
-    let probe = socket(address)?;
-    probe.bind(&address.into())?;
+    let probe = bind_probe(address)?;
     let address = probe.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
     drop(probe);
     let listeners = (0..count)
@@ -31,6 +30,24 @@ pub fn bind(address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<St
         })
         .collect::<io::Result<_>>()?;
     Ok((address, listeners))
+}
+
+/// A ring that was killed gives its sockets back a moment after its process is gone; a server that starts again at once
+/// waits for that, and one that finds another server is told so after the same moment.
+#[expect(clippy::disallowed_methods, reason = "before the first worker starts")]
+fn bind_probe(address: SocketAddr) -> io::Result<Socket> {
+    const TRIES: u32 = 20;
+    for _ in 0..TRIES {
+        let probe = socket(address)?;
+        match probe.bind(&address.into()) {
+            Ok(()) => return Ok(probe),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                std::thread::sleep(std::time::Duration::from_millis(25));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
 }
 
 fn socket(address: SocketAddr) -> io::Result<Socket> {

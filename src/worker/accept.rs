@@ -63,7 +63,7 @@ async fn run(worker: Rc<Worker>, listener: StdListener, stopped: oneshot::Receiv
 
 /// `false`: a pause is due.
 fn accept_batch(worker: &Rc<Worker>, listener: &Listener) -> bool {
-    let cap = worker.shared.view.load().plan.limits.connections_max;
+    let cap = worker.shared.view.load().plan.limits.connections_max.min(worker.shared.descriptors_allow);
     for _ in 0..BATCH {
         // Counted before it is taken, so that two workers never take the last place at once.
         let total = worker.shared.connections.fetch_add(1, Relaxed);

@@ -11,6 +11,9 @@ use crate::wire::http1::head::{Method, Name};
 use crate::wire::json::{Kind, Peek};
 use crate::wire::mcp::{self, Era};
 
+/// A body of which no more came yet waits in a small buffer, bytes.
+const SLOW_BYTES: usize = 1024;
+
 /// What the stages after this one need to know; the rest stays in the peek.
 #[derive(Clone, Copy, Debug)]
 pub struct Envelope {
@@ -137,10 +140,18 @@ async fn read_up_to_the_limit(
             BodyLength::Length(length) => (length as usize).min(limit + 1),
             _ => 0,
         };
-        // Memory follows what came, not what was announced: a slow client costs no more than it sent.
-        if intake.body.room() == 0 {
+        // Memory follows what came, not what was announced: a slow client costs little more than it sent.
+        if seen <= SLOW_BYTES {
+            intake.body = Buffer::head(intake.body.bytes());
+        }
+        match within(plan.timeouts.body, client.stream.readable()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(Refusal::CLIENT_GONE),
+            Err(_) => return Err(Refusal::BODY_TIMEOUT),
+        }
+        if intake.body.room() == 0 || seen <= SLOW_BYTES {
             let doubled = (seen * 2).max(crate::net::buffer::SMALL_BYTES);
-            intake.body.make_room(if expected > seen { doubled.min(expected) } else { doubled });
+            intake.body.make_room(if expected > seen { doubled.min(expected.max(SLOW_BYTES * 2)) } else { doubled });
         }
         match within(plan.timeouts.body, fill(client, &mut intake.body)).await {
             Ok(Ok(1..)) => {}

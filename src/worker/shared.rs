@@ -58,6 +58,9 @@ pub struct Shared {
     pub workers: Vec<Arc<WorkerCells>>,
     /// Client connections of all workers: what `performance.max_connections` bounds.
     pub connections: AtomicUsize,
+    /// Client connections that leave each a descriptor towards upstream, so that whoever takes all there are takes the
+    /// service from nobody else.
+    pub descriptors_allow: usize,
     pub inboxes: Vec<Mutex<Option<UnboundedSender<Command>>>>,
     /// Lives of ended sessions; written by the store's writer thread.
     pub session_durations: Arc<Histogram>,

@@ -161,11 +161,11 @@ fn what_is_shown_loads_again_and_shows_the_same() {
 #[test]
 fn an_empty_machine_has_defaults_that_run() {
     let loaded =
-        config::load(&Sources { environment: environment(&[("HOME", "/home/x")]), ..Sources::default() }).unwrap();
+        config::load(&Sources { environment: environment(&[("HOME", "/users/x")]), ..Sources::default() }).unwrap();
     let plan = loaded.plan;
     assert_eq!(plan.bind, "127.0.0.1:8080".parse().unwrap());
     assert!(plan.workers >= 1 && plan.upstreams.is_empty());
-    assert_eq!(plan.session.path, Path::new("/home/x/.local/state/shadowcat/127.0.0.1:8080"));
+    assert_eq!(plan.session.path, Path::new("/users/x/.local/state/shadowcat/127.0.0.1:8080"));
     assert_eq!(
         (plan.limits.head.head_bytes, plan.limits.head.fields, plan.limits.head.target_bytes),
         (32 << 10, 100, 8 << 10)

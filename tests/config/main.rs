@@ -21,7 +21,7 @@ fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 fn secrets() -> BTreeMap<String, String> {
-    environment(&[("OAUTH_CLIENT_ID", "id"), ("OAUTH_CLIENT_SECRET", "s3cr3t"), ("HOME", "/home/x")])
+    environment(&[("OAUTH_CLIENT_ID", "id"), ("OAUTH_CLIENT_SECRET", "s3cr3t"), ("HOME", "/users/x")])
 }
 
 fn from_file(path: &Path) -> Sources {

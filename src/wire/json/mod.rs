@@ -165,18 +165,24 @@ struct Kept {
 
 impl Default for Peek {
     fn default() -> Peek {
+        Peek::with(Vec::with_capacity(KEY_BYTES_MAX), Vec::with_capacity(256))
+    }
+}
+
+impl Peek {
+    fn with(key: Vec<u8>, arena: Vec<u8>) -> Peek {
         Peek {
             state: State::Value,
             objects: 0,
             depth: 0,
             places: [Place::Elsewhere; 6],
             seen: 0,
-            key: Vec::with_capacity(KEY_BYTES_MAX),
+            key,
             key_overflow: false,
             current: None,
             in_key: false,
             sink: Sink::Nothing,
-            arena: Vec::with_capacity(256),
+            arena,
             capture_start: 0,
             hash: 0,
             high_surrogate: 0,
@@ -197,25 +203,7 @@ impl Peek {
         let (mut key, mut arena) = (std::mem::take(&mut self.key), std::mem::take(&mut self.arena));
         key.clear();
         arena.clear();
-        *self = Peek {
-            state: State::Value,
-            objects: 0,
-            depth: 0,
-            places: [Place::Elsewhere; 6],
-            seen: 0,
-            key,
-            key_overflow: false,
-            current: None,
-            in_key: false,
-            sink: Sink::Nothing,
-            arena,
-            capture_start: 0,
-            hash: 0,
-            high_surrogate: 0,
-            partial: [0; 4],
-            partial_len: 0,
-            kept: Kept::default(),
-        };
+        *self = Peek::with(key, arena);
     }
 
     /// The next piece of the body.
