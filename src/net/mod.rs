@@ -9,12 +9,14 @@ pub mod buffer;
 pub mod driver;
 pub mod listener;
 pub mod race;
+pub mod soon;
 pub mod stream;
 pub mod tls;
 
 pub use buffer::Buffer;
 pub use monoio::io::Canceller;
 pub use race::{Either, Expired, race, within};
+pub use soon::soon;
 pub use stream::{Probe, Stream};
 
 /// Start a task on this worker; it runs until it ends or the worker does.
@@ -23,6 +25,6 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
 }
 
 /// Wait; late by up to 2 ms (the timer wheel ticks in milliseconds).
-pub async fn sleep(duration: std::time::Duration) {
-    monoio::time::sleep(duration).await;
+pub fn sleep(duration: std::time::Duration) -> monoio::time::Sleep {
+    monoio::time::sleep(duration)
 }

@@ -5,7 +5,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -34,17 +34,30 @@ pub struct Expired;
 
 /// `future`, unless it takes longer than `limit`. It is dropped then: only for waits that own nothing (readiness,
 /// channels) and where the connection closes afterwards.
-///
-/// The timer is boxed: monoio's is padded to cache lines, and would make every future around it large.
-pub async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Expired> {
-    let mut future = std::pin::pin!(future);
-    let mut timer: Option<Pin<Box<monoio::time::Sleep>>> = None;
-    poll_fn(|cx| {
-        if let Poll::Ready(value) = future.as_mut().poll(cx) {
+pub fn within<F: Future>(limit: Duration, future: F) -> Within<F> {
+    Within { future, limit, timer: None }
+}
+
+pin_project_lite::pin_project! {
+    /// See [`within`]. A type of its own: an `async fn` would hold the future twice, as its argument and as its pinned
+    /// self. The timer is boxed: monoio's is padded to cache lines, and would make every future around it large.
+    pub struct Within<F> {
+        #[pin]
+        future: F,
+        limit: Duration,
+        timer: Option<Pin<Box<monoio::time::Sleep>>>,
+    }
+}
+
+impl<F: Future> Future for Within<F> {
+    type Output = Result<F::Output, Expired>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(value) = this.future.poll(cx) {
             return Poll::Ready(Ok(value));
         }
-        let timer = timer.get_or_insert_with(|| Box::pin(monoio::time::sleep(limit)));
+        let timer = this.timer.get_or_insert_with(|| Box::pin(monoio::time::sleep(*this.limit)));
         timer.as_mut().poll(cx).map(|()| Err(Expired))
-    })
-    .await
+    }
 }

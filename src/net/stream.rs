@@ -11,7 +11,7 @@ use monoio::io::{AsyncReadRent, AsyncWriteRent, CancelableAsyncReadRent, Cancell
 use monoio::net::TcpStream;
 use rustix::net::RecvFlags;
 
-use super::{Buffer, Either, race};
+use super::{Buffer, Either, race, soon};
 
 /// "Operation canceled" on Linux.
 const ECANCELED: i32 = 125;
@@ -98,19 +98,14 @@ impl Stream {
         }
     }
 
-    /// A read that gives up its buffer if nothing comes for `quick`: `None` then, and nothing is lost.
+    /// A read that gives up its buffer if nothing comes soon: `None` then, and nothing is lost.
     ///
     /// For the wait between two requests: on a busy connection one operation instead of two (wait, then read), on an
     /// idle one no buffer. Over TLS there is no way back, so it waits.
-    pub async fn read_soon(
-        &self,
-        buffer: Buffer,
-        quick: Duration,
-        canceller: &mut Canceller,
-    ) -> Option<(io::Result<usize>, Buffer)> {
+    pub async fn read_soon(&self, buffer: Buffer, canceller: &mut Canceller) -> Option<(io::Result<usize>, Buffer)> {
         let Io::Plain(tcp) = self.io() else { return Some(self.read(buffer).await) };
         let mut read = pin!(tcp.cancelable_read(buffer, canceller.handle()));
-        if let Either::First(done) = race(read.as_mut(), pin!(monoio::time::sleep(quick))).await {
+        if let Either::First(done) = race(read.as_mut(), pin!(soon())).await {
             return Some(done);
         }
         // What completes before the cancellation takes hold is a read like any other.

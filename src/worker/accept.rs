@@ -1,6 +1,5 @@
 //! The accept loop: a cap, a pause when descriptors run out, and a hand-over where one worker got too many.
 
-use std::cell::Cell;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::pin::pin;
@@ -21,20 +20,27 @@ const BATCH: usize = 32;
 
 /// Ends the accept loop.
 pub struct Accepting {
-    stop: Cell<Option<oneshot::Sender<()>>>,
+    stop: oneshot::Sender<()>,
+    ended: oneshot::Receiver<()>,
 }
 
 impl Accepting {
-    /// Take what waits in the queue, then close it.
-    pub fn stop(&self) {
-        drop(self.stop.take());
+    /// Take what waits in the queue, then close it; ready when that is done.
+    pub async fn stop(self) {
+        drop(self.stop);
+        let _ = self.ended.await;
     }
 }
 
 pub fn start(worker: &Rc<Worker>, listener: StdListener) -> Accepting {
     let (stop, stopped) = oneshot::channel();
-    net::spawn(run(worker.clone(), listener, stopped));
-    Accepting { stop: Cell::new(Some(stop)) }
+    let (done, ended) = oneshot::channel();
+    let worker = worker.clone();
+    net::spawn(async move {
+        run(worker, listener, stopped).await;
+        let _ = done.send(());
+    });
+    Accepting { stop, ended }
 }
 
 async fn run(worker: Rc<Worker>, listener: StdListener, stopped: oneshot::Receiver<()>) {

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
@@ -16,8 +16,6 @@ use crate::config::plan::Plan;
 use crate::net::{self, Buffer, Canceller, Stream, within};
 use crate::wire::http1::head::Progress;
 
-/// A client that sends its next request within this time is read without a wait before.
-const QUICK: Duration = Duration::from_millis(10);
 /// How long and how much we still read from a client that we told to close, so that it gets to read our answer before
 /// a reset throws it away.
 const LINGER: Duration = Duration::from_secs(2);
@@ -27,6 +25,8 @@ const LINGER_BYTES: usize = 1 << 20;
 pub struct Client {
     pub stream: Stream,
     pub peer: IpAddr,
+    /// `peer` as text, made once.
+    pub address: Box<str>,
     /// `Forwarded` and `X-Forwarded-*` of this peer are believed.
     pub trusted: bool,
     flags: Rc<Flags>,
@@ -94,8 +94,8 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         let guard = Registered { worker: worker.clone(), id };
         let peer = peer.ip().to_canonical();
         let trusted = worker.view().view.plan.guards.trusted_proxies.iter().any(|range| range.contains(peer));
-        let client = Client { stream, peer, trusted, flags };
-        if contain_panic(serve(&worker, &client)).await.is_none() {
+        let client = Client { stream, peer, address: peer.to_string().into(), trusted, flags };
+        if contain_panic(pin!(serve(&worker, &client))).await.is_none() {
             worker.cells.panics.add(1);
             tracing::error!(worker = worker.index, "a connection was lost to a panic");
         }
@@ -171,7 +171,7 @@ async fn next_head(
         }
         // A connection that never said anything is as slow a header as one that stopped half-way.
         let patience = if first { times.header } else { times.keep_alive };
-        let soon = client.stream.read_soon(Buffer::small(), QUICK.min(patience), canceller).await;
+        let soon = client.stream.read_soon(Buffer::small(), canceller).await;
         let read = match soon {
             Some((read, buffer)) => {
                 *input = buffer;
@@ -245,8 +245,7 @@ async fn linger(client: &Client, mut input: Buffer) {
 }
 
 /// `None` if the future panicked; it is not polled again.
-async fn contain_panic<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
+async fn contain_panic<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(value)) => Poll::Ready(Some(value)),

@@ -116,16 +116,12 @@ pub async fn run(
     while let Ok(command) = inbox.recv().await {
         match command {
             Command::Adopt(stream, peer) => connection::start(&worker, stream, peer),
-            Command::Drain => {
-                accepting.stop();
-                worker.drain();
-            }
+            Command::Drain => break,
             Command::Die => panic!("asked to die by a fault test"),
         }
-        if worker.draining.get() {
-            break;
-        }
     }
+    accepting.stop().await;
+    worker.drain();
     while !worker.connections.borrow().is_empty() {
         net::sleep(Duration::from_millis(5)).await;
     }

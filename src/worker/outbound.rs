@@ -1,8 +1,5 @@
 //! The heads that leave, always rebuilt from parsed fields: a received framing field is never copied.
 
-use std::io::Write;
-use std::net::IpAddr;
-
 use super::connection::Client;
 use super::guard::Request;
 use super::session::Session;
@@ -75,8 +72,7 @@ fn target<'a>(request: &Request<'a>, upstream: &Upstream, session: Option<&Sessi
 fn forwarded(out: &mut Vec<u8>, client: &Client, request: &Request<'_>) {
     let bytes = request.bytes;
     let earlier = |name: Name| client.trusted.then(|| request.head.fields.iter().filter(move |f| f.known == name));
-    let mut address = [0u8; 48];
-    let address = text_of(client.peer, &mut address);
+    let address = client.address.as_bytes();
 
     out.extend_from_slice(b"X-Forwarded-For: ");
     for field in earlier(Name::XForwardedFor).into_iter().flatten() {
@@ -105,13 +101,6 @@ fn forwarded(out: &mut Vec<u8>, client: &Client, request: &Request<'_>) {
         out.push(b'"');
     }
     out.extend_from_slice(b"\r\n");
-}
-
-fn text_of(address: IpAddr, space: &mut [u8; 48]) -> &[u8] {
-    let mut rest = &mut space[..];
-    let _ = write!(rest, "{address}");
-    let left = rest.len();
-    &space[..48 - left]
 }
 
 fn framing(out: &mut Vec<u8>, method: Method, body: BodyLength) {

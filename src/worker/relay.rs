@@ -17,7 +17,7 @@ use super::inspect::{Inspect, Seen};
 use super::outbound::{self, Delivery};
 use super::refusal::Refusal;
 use super::upstream::{Lease, patience};
-use crate::net::{self, Buffer, Either, Probe, Stream, race, within};
+use crate::net::{self, Buffer, Either, Probe, Stream, race, soon, within};
 use crate::wire::http1::body::BodyDecoder;
 use crate::wire::http1::encode::{self, CHUNK_END, LAST_CHUNK};
 use crate::wire::http1::framing::BodyLength;
@@ -25,8 +25,8 @@ use crate::wire::http1::head::{Progress, ResponseHead};
 use crate::wire::json::Peek;
 use crate::wire::sse::EventScanner;
 
-/// An answer that comes within this time costs no watch over the client.
-const QUICK: Duration = Duration::from_millis(10);
+/// An answer that comes [`soon`] costs no watch over the client; a limit below this is kept to the letter.
+const SOON_MAX: Duration = Duration::from_millis(50);
 /// Interim answers (1xx) before the final one.
 const INTERIM_MAX: usize = 16;
 
@@ -175,7 +175,7 @@ async fn read_upstream(
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
     limit: Option<Duration>,
-    drain: impl Future<Output = ()>,
+    mut drain: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<(io::Result<usize>, Buffer), Interrupt> {
     let mut fill = pin!(async {
         // A stream may be silent for hours and owns no buffer meanwhile; an answer's next bytes are on their way.
@@ -193,7 +193,7 @@ async fn read_upstream(
         }
     }
     let Some(limit) = limit else {
-        let (mut gone, mut drain) = (pin!(watch.gone()), pin!(drain));
+        let mut gone = pin!(watch.gone());
         return poll_fn(|cx| {
             if let Poll::Ready(read) = fill.as_mut().poll(cx) {
                 return Poll::Ready(Ok(read));
@@ -205,22 +205,21 @@ async fn read_upstream(
         })
         .await;
     };
-    let quick = QUICK.min(limit);
-    if let Either::First(read) = race(fill.as_mut(), pin!(net::sleep(quick))).await {
-        return Ok(read);
+    let mut limit = limit;
+    if limit > SOON_MAX {
+        if let Either::First(read) = race(fill.as_mut(), pin!(soon())).await {
+            return Ok(read);
+        }
+        limit -= net::soon::TURN;
     }
     let mut gone = pin!(watch.gone());
-    let mut timer = pin!(net::sleep(limit - quick));
-    poll_fn(|cx| {
+    let answered = poll_fn(|cx| {
         if let Poll::Ready(read) = fill.as_mut().poll(cx) {
             return Poll::Ready(Ok(read));
         }
-        if gone.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(Interrupt::Refused(Refusal::CLIENT_GONE)));
-        }
-        timer.as_mut().poll(cx).map(|()| Err(Interrupt::Timeout))
-    })
-    .await
+        gone.as_mut().poll(cx).map(|()| Err(Interrupt::Refused(Refusal::CLIENT_GONE)))
+    });
+    within(limit, answered).await.unwrap_or(Err(Interrupt::Timeout))
 }
 
 /// No answer: why, and whether upstream said nothing at all, so that it may not even have seen the request.
@@ -282,7 +281,7 @@ pub async fn answer_head(
             upload,
             watch,
             limit,
-            std::future::pending(),
+            pin!(std::future::pending()),
         )
         .await
         {
@@ -350,12 +349,12 @@ pub async fn answer(
         let fresh = || if is_stream { Buffer::small_streaming() } else { Buffer::streaming(size) };
         let limit = (!is_stream).then(|| patience(exchange.upstream_timeout(), exchange.deadline));
         let ends_here = exchange.envelope.endless && events.as_ref().is_some_and(EventScanner::at_boundary);
-        let drain = async {
+        let drain = pin!(async {
             if !ends_here {
                 std::future::pending::<()>().await;
             }
             exchange.client.drain(exchange.worker).await;
-        };
+        });
         let (result, mut piece) = match read_upstream(&lease.stream, fresh, upload, watch, limit, drain).await {
             Ok(read) => read,
             Err(Interrupt::Drain) => {

@@ -157,6 +157,8 @@ impl HeadError {
 
 use HeadError::Malformed;
 
+const BARE_LINE_FEED: HeadError = Malformed("line feed without carriage return");
+
 impl RequestHead {
     /// Forget the last request, keep the memory.
     pub fn reset(&mut self) {
@@ -176,11 +178,10 @@ impl RequestHead {
         let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let mut parsed = httparse::Request::new(&mut []);
         let config = httparse::ParserConfig::default();
-        config.parse_request_with_uninit_headers(&mut parsed, &bytes[skip..end], &mut slots).map_err(|error| {
-            match error {
-                httparse::Error::Version if !names_a_version(&bytes[skip..end]) => Malformed("request line"),
-                other => parse_error(other),
-            }
+        let status = config.parse_request_with_uninit_headers(&mut parsed, &bytes[skip..end], &mut slots);
+        let status = status.map_err(|error| match error {
+            httparse::Error::Version if !names_a_version(&bytes[skip..end]) => Malformed("request line"),
+            other => parse_error(other),
         })?;
         let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
             return Err(Malformed("no request line"));
@@ -194,6 +195,7 @@ impl RequestHead {
         self.method_text = Span::within(bytes, method.as_bytes());
         self.target = Span::within(bytes, target.as_bytes());
         collect(&mut self.fields, bytes, parsed.headers, limits)?;
+        ends_at(status, end - skip)?;
         self.split_target(bytes)?;
         Ok(Progress::Complete)
     }
@@ -277,7 +279,8 @@ impl ResponseHead {
         let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let mut parsed = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
-        config.parse_response_with_uninit_headers(&mut parsed, &bytes[..end], &mut slots).map_err(parse_error)?;
+        let status = config.parse_response_with_uninit_headers(&mut parsed, &bytes[..end], &mut slots);
+        ends_at(status.map_err(parse_error)?, end)?;
         let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
             return Err(Malformed("no status line"));
         };
@@ -309,16 +312,28 @@ fn find<'a>(fields: &[Field], bytes: &'a [u8], name: Name) -> Option<&'a [u8]> {
     fields.iter().find(|field| field.known == name).map(|field| field.value.of(bytes))
 }
 
+/// The parser takes a bare line feed for the end of a line: then it sees the end of the head before we do.
+fn ends_at(status: httparse::Status<usize>, end: usize) -> Result<(), HeadError> {
+    match status {
+        httparse::Status::Complete(len) if len == end => Ok(()),
+        _ => Err(BARE_LINE_FEED),
+    }
+}
+
 /// The end of the head, behind its empty line. Looks at no byte twice, and refuses early what can never become a head:
-/// a line feed without its carriage return, or more bytes than the limit.
+/// a line feed without its carriage return, or more bytes than the limit. (In a head that is whole the parser and
+/// [`collect`] find such a line feed.)
 fn find_end(bytes: &[u8], skip: usize, searched: &mut usize, head_bytes: usize) -> Result<Option<usize>, HeadError> {
     let from = (*searched).max(skip).saturating_sub(3).max(skip);
     let end = memmem::find(&bytes[from.min(bytes.len())..], b"\r\n\r\n").map(|at| from + at + 4);
     let upto = end.unwrap_or(bytes.len());
-    let new = &bytes[(*searched).min(upto)..upto];
+    if end.is_some() {
+        return if upto - skip > head_bytes { Err(HeadError::TooLarge) } else { Ok(end) };
+    }
+    let new = &bytes[(*searched).min(upto)..];
     for at in memchr::memchr_iter(b'\n', new).map(|at| at + *searched) {
         if at == 0 || bytes[at - 1] != b'\r' {
-            return Err(Malformed("line feed without carriage return"));
+            return Err(BARE_LINE_FEED);
         }
     }
     for at in memchr::memchr_iter(b'\r', new).map(|at| at + *searched) {
@@ -328,13 +343,10 @@ fn find_end(bytes: &[u8], skip: usize, searched: &mut usize, head_bytes: usize) 
     }
     *searched = upto;
     // The last byte may be a carriage return whose line feed is still to come: look at it again next time.
-    if end.is_none() && bytes.last() == Some(&b'\r') {
+    if bytes.last() == Some(&b'\r') {
         *searched -= 1;
     }
-    if upto - skip > head_bytes {
-        return Err(HeadError::TooLarge);
-    }
-    Ok(end)
+    if upto - skip > head_bytes { Err(HeadError::TooLarge) } else { Ok(None) }
 }
 
 /// Refuse what cannot be the start of a request line, so that TLS or noise gets its answer at once.
@@ -386,9 +398,13 @@ fn collect(
         if name.is_empty() {
             return Err(Malformed("field name"));
         }
+        let span = Span::within(bytes, name);
+        if !bytes[..span.start as usize].ends_with(b"\r\n") {
+            return Err(BARE_LINE_FEED);
+        }
         let value = header.value.trim_ascii();
         let value = if value.is_empty() { Span::EMPTY } else { Span::within(bytes, value) };
-        fields.push(Field { name: Span::within(bytes, name), value, known: name_of(name) });
+        fields.push(Field { name: span, value, known: name_of(name) });
     }
     Ok(())
 }

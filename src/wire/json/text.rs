@@ -21,10 +21,12 @@ impl Peek {
 
     /// No control characters, and valid UTF-8 over the ends of pieces.
     fn check_text(&mut self, run: &[u8], ends: bool) -> Result<(), PeekError> {
-        if run.iter().any(|&byte| byte < 0x20) {
+        // Without a way out in the middle, so that it is done many bytes at a time.
+        let (least, bits) = run.iter().fold((0xff, 0), |(least, bits): (u8, u8), &byte| (least.min(byte), bits | byte));
+        if least < 0x20 {
             return Err(Grammar("a control character in a string"));
         }
-        if self.partial_len == 0 && run.is_ascii() {
+        if self.partial_len == 0 && bits < 0x80 {
             return Ok(());
         }
         let mut rest = run;

@@ -1,0 +1,174 @@
+//! A wait of about ten milliseconds that costs next to nothing: for things that nearly always come sooner.
+//!
+//! A timer of the runtime reads the clock and enters a wheel for each wait, which was 2 % of a request's CPU time
+//! (`docs/adr/0005-coarse-waits.md`). Here the waits of a thread stand in two lines; a turn of [`TURN`] ends the older.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// A wait lasts from one to two turns.
+pub const TURN: Duration = Duration::from_millis(8);
+
+thread_local! {
+    static LINES: RefCell<Lines> = RefCell::default();
+}
+
+/// Ready after one to two turns of 8 ms. May be dropped at any time.
+pub fn soon() -> Soon {
+    Soon { place: None }
+}
+
+pub struct Soon {
+    place: Option<Place>,
+}
+
+/// A slot, and whose turn it is to use it: a slot whose wait is over may serve another one.
+#[derive(Clone, Copy)]
+struct Place {
+    slot: usize,
+    ticket: u64,
+}
+
+#[derive(Default)]
+struct Slot {
+    ticket: u64,
+    /// `None`: over, or nobody waits.
+    waker: Option<Waker>,
+}
+
+#[derive(Default)]
+struct Lines {
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    younger: Vec<usize>,
+    older: Vec<usize>,
+    tickets: u64,
+    /// A task turns the lines for as long as somebody stands in them.
+    turning: bool,
+}
+
+impl Lines {
+    fn enter(&mut self, waker: Waker) -> Place {
+        self.tickets += 1;
+        let ticket = self.tickets;
+        let slot = self.free.pop().unwrap_or(self.slots.len());
+        if slot == self.slots.len() {
+            self.slots.push(Slot::default());
+        }
+        self.slots[slot] = Slot { ticket, waker: Some(waker) };
+        self.younger.push(slot);
+        Place { slot, ticket }
+    }
+
+    fn waker(&mut self, place: Place) -> Option<&mut Waker> {
+        self.slots.get_mut(place.slot).filter(|slot| slot.ticket == place.ticket).and_then(|slot| slot.waker.as_mut())
+    }
+
+    /// End the older line: whom to wake.
+    fn turn(&mut self) -> Vec<Waker> {
+        let over = std::mem::take(&mut self.older);
+        self.older = std::mem::take(&mut self.younger);
+        let wakers = over.iter().filter_map(|&slot| self.slots[slot].waker.take()).collect();
+        self.free.extend(over);
+        wakers
+    }
+
+    fn is_empty(&self) -> bool {
+        self.younger.is_empty() && self.older.is_empty()
+    }
+}
+
+impl Future for Soon {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let (place, must_turn) = LINES.with_borrow_mut(|lines| match self.place {
+            None => (Some(lines.enter(cx.waker().clone())), !std::mem::replace(&mut lines.turning, true)),
+            Some(place) => match lines.waker(place) {
+                Some(waker) => {
+                    waker.clone_from(cx.waker());
+                    (Some(place), false)
+                }
+                None => (None, false),
+            },
+        });
+        if must_turn {
+            super::spawn(turn());
+        }
+        match place {
+            Some(_) => {
+                self.place = place;
+                Poll::Pending
+            }
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drop for Soon {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            // A thread that is shutting down has no lines any more.
+            let waker = LINES.try_with(|lines| {
+                let mut lines = lines.borrow_mut();
+                lines.waker(place).is_some().then(|| lines.slots[place.slot].waker.take())
+            });
+            drop(waker);
+        }
+    }
+}
+
+async fn turn() {
+    loop {
+        super::sleep(TURN).await;
+        for waker in LINES.with_borrow_mut(Lines::turn) {
+            waker.wake();
+        }
+        let done = LINES.with_borrow_mut(|lines| {
+            lines.turning = !lines.is_empty();
+            !lines.turning
+        });
+        if done {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_at_the_second_turn_and_not_before() {
+        let mut lines = Lines::default();
+        let place = lines.enter(Waker::noop().clone());
+        assert!(lines.turn().is_empty());
+        assert!(lines.waker(place).is_some());
+        assert_eq!(lines.turn().len(), 1);
+        assert!(lines.waker(place).is_none() && lines.is_empty());
+    }
+
+    #[test]
+    fn a_slot_that_serves_another_wait_does_not_hold_up_the_first() {
+        let mut lines = Lines::default();
+        let first = lines.enter(Waker::noop().clone());
+        lines.turn();
+        lines.turn();
+        let second = lines.enter(Waker::noop().clone());
+        assert_eq!(second.slot, first.slot);
+        assert!(lines.waker(first).is_none() && lines.waker(second).is_some());
+    }
+
+    #[test]
+    fn a_wait_that_was_given_up_wakes_nobody() {
+        let mut lines = Lines::default();
+        let place = lines.enter(Waker::noop().clone());
+        lines.slots[place.slot].waker = None;
+        lines.turn();
+        assert!(lines.turn().is_empty());
+        assert_eq!(lines.free.len(), 1);
+    }
+}
