@@ -17,7 +17,7 @@ pub use buffer::Buffer;
 pub use monoio::io::Canceller;
 pub use race::{Either, Expired, race, within};
 pub use soon::soon;
-pub use stream::{Probe, Stream};
+pub use stream::{Ahead, Probe, Stream};
 
 /// Start a task on this worker; it runs until it ends or the worker does.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {

@@ -4,7 +4,9 @@ use std::cell::UnsafeCell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use monoio::io::{AsyncReadRent, AsyncWriteRent, CancelableAsyncReadRent, Canceller};
@@ -98,6 +100,15 @@ impl Stream {
         }
     }
 
+    /// Start the next read now, for a connection that is put aside: its end, or a byte that nobody asked for, is known
+    /// then without a system call.
+    pub fn read_ahead(self: &Rc<Self>) -> Ahead {
+        let stream = self.clone();
+        let mut ahead = Ahead { read: Box::pin(async move { stream.read(Buffer::small()).await }), done: None };
+        ahead.is_quiet();
+        ahead
+    }
+
     /// A read that gives up its buffer if nothing comes soon: `None` then, and nothing is lost.
     ///
     /// For the wait between two requests: on a busy connection one operation instead of two (wait, then read), on an
@@ -176,6 +187,32 @@ impl Stream {
 
     pub fn is_tls(&self) -> bool {
         matches!(self.io(), Io::Tls(_))
+    }
+}
+
+/// A read that was started before anybody waited for it.
+pub struct Ahead {
+    read: Pin<Box<dyn Future<Output = (io::Result<usize>, Buffer)>>>,
+    done: Option<(io::Result<usize>, Buffer)>,
+}
+
+impl Ahead {
+    /// Whether nothing came yet: neither bytes, nor the end, nor an error.
+    pub fn is_quiet(&mut self) -> bool {
+        if self.done.is_none()
+            && let Poll::Ready(done) = self.read.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        {
+            self.done = Some(done);
+        }
+        self.done.is_none()
+    }
+
+    /// What it reads.
+    pub async fn finish(self) -> (io::Result<usize>, Buffer) {
+        match self.done {
+            Some(done) => done,
+            None => self.read.await,
+        }
     }
 }
 

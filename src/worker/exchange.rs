@@ -414,7 +414,7 @@ fn abandon(exchange: &Exchange<'_>, index: usize, upstream_session: &[u8]) {
         let Ok(lease) = upstream::lease(&worker, &view, Some(index), true).await else { return };
         let _ = within(limit, async {
             let _ = lease.stream.write_all(out).await;
-            let _ = lease.stream.read(Buffer::small()).await;
+            let _ = lease.read(Buffer::small).await;
         })
         .await;
     });

@@ -170,7 +170,7 @@ enum Interrupt {
 /// Read once from upstream; beside it the upload goes on and, if the answer takes its time, the client is watched.
 /// `limit`: for this read, not counting the time that the upload takes.
 async fn read_upstream(
-    upstream: &Stream,
+    lease: &Lease,
     buffer: impl FnOnce() -> Buffer,
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
@@ -180,11 +180,11 @@ async fn read_upstream(
     let mut fill = pin!(async {
         // A stream may be silent for hours and owns no buffer meanwhile; an answer's next bytes are on their way.
         if limit.is_none()
-            && let Err(error) = upstream.readable().await
+            && let Err(error) = lease.stream.readable().await
         {
             return (Err(error), Buffer::default());
         }
-        upstream.read(buffer()).await
+        lease.read(buffer).await
     });
     if upload.is_running() {
         match race(fill.as_mut(), pin!(upload.finish())).await {
@@ -276,7 +276,7 @@ pub async fn answer_head(
         let silent = interims == 0 && buffer.is_none();
         let have = buffer.take();
         match read_upstream(
-            &lease.stream,
+            lease,
             || have.unwrap_or_else(Buffer::small),
             upload,
             watch,
@@ -355,7 +355,7 @@ pub async fn answer(
             }
             exchange.client.drain(exchange.worker).await;
         });
-        let (result, mut piece) = match read_upstream(&lease.stream, fresh, upload, watch, limit, drain).await {
+        let (result, mut piece) = match read_upstream(lease, fresh, upload, watch, limit, drain).await {
             Ok(read) => read,
             Err(Interrupt::Drain) => {
                 let mut end = Buffer::small_streaming();

@@ -1,6 +1,6 @@
 //! Pick an upstream, take a pooled connection or make one, and give it back when nothing is in doubt.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::Worker;
 use super::refusal::Refusal;
 use super::shared::{Shared, Upstream, View};
-use crate::net::{Probe, Stream, within};
+use crate::net::{Ahead, Buffer, Stream, within};
 use crate::table::InFlight;
 use crate::telemetry::{Fault, UpstreamCells};
 
@@ -28,7 +28,8 @@ pub struct Local {
 }
 
 struct Idle {
-    stream: Stream,
+    stream: Rc<Stream>,
+    ahead: Ahead,
     since: Instant,
 }
 
@@ -63,7 +64,7 @@ impl LocalView {
             let old = idle.iter().take_while(|idle| idle.since.elapsed() > plan.pool.idle_timeout).count();
             let surplus = old.min(idle.len().saturating_sub(keep));
             idle.drain(..surplus);
-            idle.retain(|idle| idle.stream.probe() == Probe::Quiet);
+            idle.retain_mut(|idle| idle.ahead.is_quiet());
             local.cells.idle.set(idle.len() as u64);
         }
     }
@@ -72,15 +73,17 @@ impl LocalView {
 impl Local {
     /// The newest idle connection that is still good. A byte that came while it was idle belongs to no request of ours;
     /// an end means that it is stale.
-    fn take_idle(&self) -> Option<Stream> {
+    fn take_idle(&self) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
-        std::iter::from_fn(|| idle.pop()).map(|idle| idle.stream).find(|stream| stream.probe() == Probe::Quiet)
+        std::iter::from_fn(|| idle.pop()).find_map(|mut idle| idle.ahead.is_quiet().then_some(idle))
     }
 }
 
 /// A connection to an upstream, ours until dropped (closed) or given back.
 pub struct Lease {
-    pub stream: Stream,
+    pub stream: Rc<Stream>,
+    /// The read of the answer, if it is under way already.
+    ahead: Cell<Option<Ahead>>,
     /// Place of the upstream in the view.
     pub index: usize,
     /// Whether it served a request before, so that it may have died unnoticed.
@@ -95,9 +98,18 @@ impl Lease {
         let plan = &view.view.plan;
         let mut idle = self.local.idle.borrow_mut();
         if idle.len() < plan.pool.max_size.div_ceil(plan.workers) {
-            idle.push(Idle { stream: self.stream, since: Instant::now() });
+            let ahead = self.stream.read_ahead();
+            idle.push(Idle { stream: self.stream, ahead, since: Instant::now() });
         }
         self.local.cells.idle.set(idle.len() as u64);
+    }
+
+    /// Read some of the answer.
+    pub async fn read(&self, buffer: impl FnOnce() -> Buffer) -> (io::Result<usize>, Buffer) {
+        match self.ahead.take() {
+            Some(ahead) => ahead.finish().await,
+            None => self.stream.read(buffer()).await,
+        }
     }
 
     pub fn cells(&self) -> &UpstreamCells {
@@ -152,15 +164,17 @@ async fn open(worker: &Worker, view: &LocalView, index: usize, fresh: bool) -> R
         local.cells.fault(Fault::Busy);
         return Err(Refusal::UPSTREAM_BUSY);
     };
-    if !fresh && let Some(stream) = local.take_idle() {
+    if !fresh && let Some(Idle { stream, ahead, .. }) = local.take_idle() {
         local.cells.reuses.add(1);
-        return Ok(Lease { stream, index, reused: true, local, _in_flight: in_flight });
+        let ahead = Cell::new(Some(ahead));
+        return Ok(Lease { stream, ahead, index, reused: true, local, _in_flight: in_flight });
     }
     match Box::pin(within(view.view.plan.timeouts.connect, connect(upstream))).await {
         Ok(Ok(stream)) => {
             upstream.words.connected();
             local.cells.connects.add(1);
-            Ok(Lease { stream, index, reused: false, local, _in_flight: in_flight })
+            let (stream, ahead) = (Rc::new(stream), Cell::new(None));
+            Ok(Lease { stream, ahead, index, reused: false, local, _in_flight: in_flight })
         }
         Ok(Err(error)) if is_ours(&error) => {
             tracing::error!(upstream = upstream.plan.name, %error, "cannot make a connection");
