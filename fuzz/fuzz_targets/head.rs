@@ -19,6 +19,7 @@ fuzz_target!(|input: (u16, &[u8])| {
         assert_eq!(verdict.is_ok(), second.is_ok(), "{verdict:?} {second:?}");
     }
     if verdict == Ok(Progress::Complete) {
+        assert!(first.is_ok(), "{first:?}");
         let _ = whole.host(bytes);
         let _ = framing::request(&whole, bytes);
     }

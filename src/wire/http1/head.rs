@@ -170,6 +170,9 @@ impl RequestHead {
     /// Parse the head at the start of `bytes`; call again with more bytes while `Incomplete`.
     pub fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Progress, HeadError> {
         // One empty line before a request line is tolerated (RFC 9112 section 2.2).
+        if bytes == b"\r" {
+            return Ok(Progress::Incomplete);
+        }
         let skip = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
         check_start(&bytes[skip..], limits)?;
         let Some(end) = find_end(bytes, skip, &mut self.searched, limits.head_bytes)? else {

@@ -4,3 +4,6 @@ pub mod body;
 pub mod encode;
 pub mod framing;
 pub mod head;
+
+#[cfg(test)]
+mod tests;
