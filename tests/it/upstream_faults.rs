@@ -343,7 +343,6 @@ fn an_abandoned_answer_is_not_read_by_the_next_client(driver: Driver) {
                 conversation.respond(200, "", "fine");
             }
         }
-        conversation.tell("left");
     });
     let proxy = Proxy::before(driver, &[&upstream]).workers(1).start();
     for leave in [RawClient::leave_in_order, RawClient::leave_by_reset] {
