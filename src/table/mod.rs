@@ -4,8 +4,10 @@
 
 pub mod affinity;
 pub mod endpoint;
+pub mod limits;
 pub mod schedule;
 
 pub use affinity::Affinity;
 pub use endpoint::{Endpoint, InFlight};
+pub use limits::{Limits, Rate, Verdict};
 pub use schedule::Schedule;
