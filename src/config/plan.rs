@@ -19,6 +19,7 @@ pub struct Plan {
     pub timeouts: TimeoutsPlan,
     pub pool: PoolPlan,
     pub guards: GuardsPlan,
+    pub rates: RatesPlan,
     pub log: LogPlan,
     /// Size of the buffers that stream bodies (`performance.buffer_size`), bytes.
     pub stream_buffer_bytes: usize,
@@ -136,6 +137,26 @@ pub struct GuardsPlan {
     pub trusted_proxies: Vec<Cidr>,
     /// Send the upstream's authority as `Host` in place of the client's.
     pub rewrite_host: bool,
+}
+
+/// How much one may ask; all absent where `[rate_limit]` is off.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RatesPlan {
+    pub global: Option<QuotaPlan>,
+    /// Without authentication a user is an address.
+    pub per_user: Option<QuotaPlan>,
+    pub per_session: Option<QuotaPlan>,
+    /// An IPv6 address counts with its /64.
+    pub per_address: Option<QuotaPlan>,
+    pub per_tool: Option<QuotaPlan>,
+}
+
+/// `limit` requests in each `window`, `burst` of them at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaPlan {
+    pub limit: u64,
+    pub window: Duration,
+    pub burst: u64,
 }
 
 /// An address range, e.g. `10.0.0.0/8`.

@@ -13,6 +13,7 @@ use super::items;
 use super::layers::{Layers, Setting};
 use super::plan::*;
 use super::schema::WORKERS_MAX;
+use super::unbuilt;
 use super::upstreams;
 use super::{Purpose, Sources};
 use crate::wire::http1::head::HeadLimits;
@@ -43,6 +44,7 @@ pub fn plan(planner: &mut Planner<'_>) -> Plan {
         timeouts: timeouts(planner.layers),
         pool: planner.pool(),
         guards: guards(planner.layers),
+        rates: rates(planner.layers),
         log: planner.log(),
         stream_buffer_bytes: planner.layers.required("performance.buffer_size"),
     };
@@ -197,6 +199,33 @@ fn guards(layers: &Layers) -> GuardsPlan {
         // Each item was read once already, when it was set.
         trusted_proxies: list("proxy.trusted_proxies").iter().filter_map(|text| items::cidr(text).ok()).collect(),
         rewrite_host: layers.required("proxy.rewrite_host"),
+    }
+}
+
+/// Windows of the short spellings.
+const SHORT_WINDOW: Duration = Duration::from_secs(60);
+
+fn rates(layers: &Layers) -> RatesPlan {
+    if !unbuilt::is_on(layers, "rate_limit") {
+        return RatesPlan::default();
+    }
+    let burst = layers.optional::<u64>("rate_limit.burst_size");
+    let quota = |name: &str| {
+        let count = |path: String| layers.optional::<u64>(&path);
+        let (limit, window) = match count(format!("rate_limit.{name}_limit")) {
+            Some(limit) => (limit, layers.required(&format!("rate_limit.{name}_window"))),
+            None => (count(format!("rate_limit.{name}"))?, SHORT_WINDOW),
+        };
+        // All clients together come in larger bursts than one: at least what a second may hold.
+        let second = if name == "global" { (limit as f64 / window.as_secs_f64()).ceil() as u64 } else { 1 };
+        Some(QuotaPlan { limit, window, burst: burst.map_or(limit, |burst| burst.max(second)) })
+    };
+    RatesPlan {
+        global: quota("global"),
+        per_user: quota("per_user"),
+        per_session: quota("per_session"),
+        per_address: quota("per_address"),
+        per_tool: quota("per_tool"),
     }
 }
 

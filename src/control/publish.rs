@@ -8,7 +8,7 @@ use super::resolve;
 use crate::config::plan::Plan;
 use crate::net::tls::Connector;
 use crate::table::{Endpoint, Schedule};
-use crate::worker::{Upstream, View};
+use crate::worker::{Rules, Upstream, View};
 
 /// The first view of a plan.
 ///
@@ -38,7 +38,8 @@ pub fn first_view(plan: Arc<Plan>) -> Result<View, String> {
             tls,
         });
     }
-    Ok(View { plan, upstreams, schedule: Arc::new(Schedule::new(&weights)) })
+    let rules = Rules::new(&plan);
+    Ok(View { plan, upstreams, schedule: Arc::new(Schedule::new(&weights)), rules, limits: Arc::default() })
 }
 
 /// The same view with names resolved anew; `None` if nothing changed. A name that does not resolve now keeps the
@@ -66,5 +67,11 @@ pub fn resolved_anew(view: &View) -> Option<View> {
             }
         })
         .collect();
-    changed.then(|| View { plan: view.plan.clone(), upstreams, schedule: view.schedule.clone() })
+    changed.then(|| View {
+        plan: view.plan.clone(),
+        upstreams,
+        schedule: view.schedule.clone(),
+        rules: Rules::new(&view.plan),
+        limits: view.limits.clone(),
+    })
 }

@@ -25,11 +25,19 @@ pub struct Sessions {
     pub used_bytes: u64,
 }
 
+/// Rate limits by key: `global`, `session`, `address`, `user:NAME`, `tool:NAME`.
+#[derive(Debug, Default)]
+pub struct Rates {
+    pub exceeded: Vec<(String, u64)>,
+    pub remaining: Vec<(String, u64)>,
+}
+
 /// The whole page. `now` is the clock that the histograms were recorded with.
-pub fn render(series: &Series, sessions: &Sessions, durations: &Histogram, now: Duration) -> Vec<u8> {
+pub fn render(series: &Series, sessions: &Sessions, rates: &Rates, durations: &Histogram, now: Duration) -> Vec<u8> {
     let mut families = Vec::new();
     session_families(&mut families, sessions, durations, now);
     upstream_families(&mut families, series, now);
+    rate_families(&mut families, rates);
     process_families(&mut families, series);
     families.retain(|family: &MetricFamily| !family.get_metric().is_empty());
     let mut text = Vec::with_capacity(8192);
@@ -86,6 +94,16 @@ fn upstream_families(out: &mut Vec<MetricFamily>, series: &Series, now: Duration
     let retries = each(|c| c.retries.value());
     out.push(counter("shadowcat_upstream_retries_total", "Requests sent once more or moved on.", retries));
     out.push(gauge("shadowcat_upstream_idle_connections", "Pooled connections.", each(|c| c.idle.value())));
+}
+
+fn rate_families(out: &mut Vec<MetricFamily>, rates: &Rates) {
+    let by_key = |values: &[(String, u64)]| {
+        values.iter().map(|(key, value)| (vec![label("key", key)], *value)).collect::<Vec<_>>()
+    };
+    let help = "Requests refused by a rate limit.";
+    out.push(counter("shadowcat_rate_limit_exceeded_total", help, by_key(&rates.exceeded)));
+    let help = "Requests that a key may still make at once.";
+    out.push(gauge("shadowcat_rate_limit_remaining", help, by_key(&rates.remaining)));
 }
 
 fn process_families(out: &mut Vec<MetricFamily>, series: &Series) {

@@ -9,6 +9,7 @@ use super::connection::{After, Client};
 use super::envelope::{self, Envelope, Intake};
 use super::guard::{self, Request};
 use super::inspect::Inspect;
+use super::limit::{self, Subject};
 use super::outbound;
 use super::refusal::{self, Refusal};
 use super::relay::{self, Answer, Upload, Watch};
@@ -139,6 +140,8 @@ async fn story(
         standing.keep_alive = request.keep_alive();
     }
     let session = session::resume(worker, view, &request, &envelope)?;
+    let subject = Subject { client, request: &request, session: session.as_ref(), peek, user: None, at: begun };
+    limit::admit(worker, &view.view, &subject)?;
     let reserved = session::reserve(worker, &request, &envelope, session.as_ref())?;
     let deadline = plan.timeouts.request.map(|limit| begun + limit);
     let timeout = Cell::new(Duration::MAX);

@@ -7,7 +7,7 @@ use super::guard::Request;
 use super::upstream::LocalView;
 use super::{Worker, outbound};
 use crate::net::{Buffer, within};
-use crate::telemetry::exposition::{self, Sessions};
+use crate::telemetry::exposition::{self, Rates, Sessions};
 use crate::wire::http1::encode;
 use crate::wire::http1::framing::BodyLength;
 use crate::wire::http1::head::Method;
@@ -75,7 +75,11 @@ fn render(worker: &Worker, view: &LocalView, page: Page) -> (u16, &'static str, 
             };
             let series = worker.shared.registry.series();
             let durations = &worker.shared.session_durations;
-            let page = exposition::render(&series, &sessions, durations, worker.shared.started.elapsed());
+            let rates = Rates {
+                exceeded: view.view.limits.exceeded(),
+                remaining: view.view.limits.remaining(&view.view.rules, worker.shared.started),
+            };
+            let page = exposition::render(&series, &sessions, &rates, durations, worker.shared.started.elapsed());
             (200, exposition::CONTENT_TYPE, page)
         }
         Page::PanicConnection => panic!("asked to panic by a fault test"),

@@ -10,6 +10,7 @@
 //!   local       /health /ready /metrics
 //!   envelope    what MCP says: era, method, id, name         -> Envelope
 //!   session     whose session it is                          -> Session
+//!   limit       how much one may ask
 //!   upstream    pick, pool, connect                          -> Lease
 //!   outbound    the heads that leave, rebuilt
 //!   relay       bodies both ways: backpressure, event streams, cancellation
@@ -22,6 +23,7 @@ mod envelope;
 mod exchange;
 mod guard;
 mod inspect;
+mod limit;
 mod local;
 mod outbound;
 mod refusal;
@@ -44,6 +46,7 @@ use crate::net::{self, stream};
 use crate::telemetry::WorkerCells;
 use crate::wire::http1::head::{RequestHead, ResponseHead};
 use crate::wire::json::Peek;
+pub use limit::{RateLimits, Rules};
 pub use shared::{Command, Shared, Upstream, View};
 
 /// How often a worker looks after idle connections, open streams and its heartbeat.
@@ -59,6 +62,7 @@ pub struct Worker {
     /// The view of the latest look; replaced when `shared.view` was.
     view: RefCell<Rc<upstream::LocalView>>,
     sessions: session::Hot,
+    told: limit::Told,
     #[expect(clippy::vec_box, reason = "connections take and give the boxes, which keeps their futures small")]
     scratch: RefCell<Vec<Box<Scratch>>>,
     connections: RefCell<HashMap<u64, Rc<Flags>>>,
@@ -154,6 +158,7 @@ impl Worker {
             cells,
             view: RefCell::new(Rc::new(view)),
             sessions: session::Hot::default(),
+            told: limit::Told::default(),
             scratch: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(0),

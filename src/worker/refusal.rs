@@ -28,13 +28,26 @@ pub struct Refusal {
     pub close: bool,
     /// Seconds for `Retry-After`.
     pub retry_after: Option<u32>,
+    /// Why it is 429.
+    pub exceeded: Option<Exceeded>,
+}
+
+/// A rate limit that has been reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Exceeded {
+    /// What it counts by.
+    pub kind: &'static str,
+    pub limit: u64,
+    pub window_s: u64,
+    /// Seconds until the next request would be granted.
+    pub reset_s: u64,
 }
 
 /// JSON-RPC server error (the range that JSON-RPC leaves to servers) for what the proxy itself refuses.
 const SERVER: i32 = -32000;
 
 const fn no(status: u16, code: i32, reason: &'static str, message: &'static str) -> Refusal {
-    Refusal { status, code, reason, message: Cow::Borrowed(message), close: false, retry_after: None }
+    Refusal { status, code, reason, message: Cow::Borrowed(message), close: false, retry_after: None, exceeded: None }
 }
 
 const fn fatal(mut refusal: Refusal) -> Refusal {
@@ -115,6 +128,13 @@ impl Refusal {
         Refusal { message: message.into(), ..no(400, code::HEADER_MISMATCH, "header_mismatch", "") }
     }
 
+    pub fn exceeded(exceeded: Exceeded) -> Refusal {
+        let message = format!("rate limit exceeded ({}): try again in {} s", exceeded.kind, exceeded.reset_s);
+        let retry_after = u32::try_from(exceeded.reset_s).unwrap_or(u32::MAX);
+        let refusal = later(retry_after, no(429, SERVER, "rate_limit", ""));
+        Refusal { message: message.into(), exceeded: Some(exceeded), ..refusal }
+    }
+
     pub fn closing(self) -> Refusal {
         fatal(self)
     }
@@ -148,6 +168,13 @@ pub async fn answer(worker: &Worker, client: &Client, refusal: &Refusal, id: Opt
     outbound::own_head(out.vec(), refusal.status, "application/json", body.len(), keep && !refusal.close, |out| {
         if refusal.status == 405 {
             crate::wire::http1::encode::field(out, b"Allow", b"GET, HEAD, POST, DELETE, OPTIONS");
+        }
+        if let Some(Exceeded { kind, limit, window_s, reset_s }) = refusal.exceeded {
+            // draft-ietf-httpapi-ratelimit-headers-10.
+            let policy = format!("\"{kind}\";q={limit};w={window_s}");
+            crate::wire::http1::encode::field(out, b"RateLimit-Policy", policy.as_bytes());
+            let state = format!("\"{kind}\";r=0;t={reset_s}");
+            crate::wire::http1::encode::field(out, b"RateLimit", state.as_bytes());
         }
         if let Some(seconds) = refusal.retry_after {
             crate::wire::http1::encode::field(out, b"Retry-After", seconds.to_string().as_bytes());

@@ -8,6 +8,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use futures_channel::mpsc::UnboundedSender;
 
+use super::limit::{RateLimits, Rules};
 use crate::config::plan::{Plan, UpstreamPlan};
 use crate::net::tls::Connector;
 use crate::store::Store;
@@ -21,6 +22,8 @@ pub struct View {
     /// In the order of the plan; an upstream is known by its place here within one view, by its name across views.
     pub upstreams: Vec<Upstream>,
     pub schedule: Arc<Schedule>,
+    pub rules: Rules,
+    pub limits: Arc<RateLimits>,
 }
 
 /// One upstream server.

@@ -14,7 +14,7 @@ fn a_server_refuses_what_it_cannot_do_yet_and_loads_what_is_switched_off() {
     let off = "[auth]\nenabled = false\nclient_id = \"x\"\n[rate_limit]\nenabled = false\nglobal = 5\n";
     let (_keep, path) = text_file(off);
     assert!(config::load(&from_file(&path)).is_ok());
-    let (_keep, path) = text_file("[rate_limit]\nglobal = 10000\n");
+    let (_keep, path) = text_file("[record]\noutput = \"tapes\"\n");
     assert!(config::load(&from_file(&path)).is_err());
 }
 
@@ -124,7 +124,6 @@ fn a_server_names_each_feature_it_does_not_have() {
         let path = root().join(format!("tests/fixtures/guide/{name}.toml"));
         let said = config::load(&from_file(&path)).unwrap_err().to_string();
         assert!(said.contains("authentication is not available in this version"), "{said}");
-        assert!(said.contains("rate limiting is not available in this version"), "{said}");
         assert!(
             config::check(&from_file(&path)).unwrap().warnings.iter().any(|w| w.contains("a server does not start"))
         );

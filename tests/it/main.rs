@@ -12,6 +12,7 @@ mod limits;
 mod mcp;
 mod pool;
 mod probes;
+mod rates;
 mod replicas;
 mod sessions;
 mod smuggling;

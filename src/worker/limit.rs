@@ -1,0 +1,271 @@
+//! How much one may ask: the limits of `[rate_limit]`, each over all workers.
+//!
+//! A request is counted by every limit or by none: what an earlier one counted is given back when a later one refuses.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Worker;
+use super::connection::Client;
+use super::guard::Request;
+use super::refusal::{Exceeded, Refusal};
+use super::session::Session;
+use super::shared::View;
+use crate::base::SessionId;
+use crate::config::plan::{Plan, QuotaPlan};
+use crate::table::{Limits, Rate, Verdict};
+use crate::wire::http1::head::Name;
+use crate::wire::json::Peek;
+
+/// Keys of one kind that are in use at a time; 16 bytes each.
+const KEYS: usize = 65_536;
+const TOOLS: usize = 4_096;
+/// Users and tools that metrics name; the rest is counted together.
+const NAMED_MAX: usize = 1_000;
+/// Names that a worker remembers to have told.
+const TOLD_MAX: usize = 4_096;
+
+/// What a limit counts by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Tool,
+    Session,
+    User,
+    Address,
+    Global,
+}
+
+impl Kind {
+    /// In the order in which they are asked: the one that concerns fewest first.
+    const ALL: [Kind; 5] = [Kind::Tool, Kind::Session, Kind::User, Kind::Address, Kind::Global];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Tool => "tool",
+            Kind::Session => "session",
+            Kind::User => "user",
+            Kind::Address => "address",
+            Kind::Global => "global",
+        }
+    }
+}
+
+/// One limit of the plan.
+struct Rule {
+    kind: Kind,
+    quota: QuotaPlan,
+    rate: Rate,
+}
+
+/// The tables, and what metrics say of them. Made once; a view carries it on to its successor.
+pub struct RateLimits {
+    /// By kind; made when the first request is counted.
+    tables: LazyLock<[Limits; 5]>,
+    /// Names of users and tools, for metrics. Locked when a worker first meets one, at a refusal and at a scrape.
+    named: Mutex<BTreeMap<String, (usize, u64)>>,
+    exceeded: Mutex<BTreeMap<String, u64>>,
+    names_left: AtomicU64,
+}
+
+impl Default for RateLimits {
+    fn default() -> RateLimits {
+        RateLimits {
+            tables: LazyLock::new(|| {
+                Kind::ALL.map(|kind| match kind {
+                    Kind::Tool => Limits::new(TOOLS),
+                    Kind::Global => Limits::new(1),
+                    _ => Limits::new(KEYS),
+                })
+            }),
+            named: Mutex::default(),
+            exceeded: Mutex::default(),
+            names_left: AtomicU64::new(NAMED_MAX as u64),
+        }
+    }
+}
+
+impl RateLimits {
+    /// Requests that were refused, by key.
+    pub fn exceeded(&self) -> Vec<(String, u64)> {
+        let exceeded = self.exceeded.lock().unwrap_or_else(PoisonError::into_inner);
+        exceeded.iter().map(|(key, count)| (key.clone(), *count)).collect()
+    }
+
+    /// What is left to the keys that have names and asked lately.
+    pub fn remaining(&self, rules: &Rules, started: Instant) -> Vec<(String, u64)> {
+        let now = nanoseconds(started.elapsed());
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = Vec::new();
+        named.retain(|label, (table, key)| {
+            let Some(rule) = rules.0.iter().find(|rule| rule.kind as usize == *table) else { return false };
+            let left = self.tables[*table].remaining(*key, rule.rate, now);
+            found.push((label.clone(), left));
+            // Who asked for nothing lately has everything left, and leaves room for others.
+            left < rule.quota.burst || *table == Kind::Global as usize
+        });
+        self.names_left.store(NAMED_MAX.saturating_sub(named.len()) as u64, Relaxed);
+        found
+    }
+
+    fn name(&self, kind: Kind, name: &str, key: u64) {
+        if self.names_left.load(Relaxed) == 0 {
+            return;
+        }
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if named.len() < NAMED_MAX {
+            named.insert(label(kind, name), (kind as usize, key));
+        }
+    }
+
+    fn refused(&self, kind: Kind, name: Option<&str>) {
+        let mut exceeded = self.exceeded.lock().unwrap_or_else(PoisonError::into_inner);
+        let label = name.map_or_else(|| kind.name().to_owned(), |name| label(kind, name));
+        let known = exceeded.len() < NAMED_MAX || exceeded.contains_key(&label);
+        *exceeded.entry(if known { label } else { kind.name().to_owned() }).or_default() += 1;
+    }
+}
+
+fn label(kind: Kind, name: &str) -> String {
+    if name.is_empty() { kind.name().to_owned() } else { format!("{}:{name}", kind.name()) }
+}
+
+/// The limits of a plan, ready for use.
+#[derive(Default)]
+pub struct Rules(Vec<Rule>);
+
+impl Rules {
+    pub fn new(plan: &Plan) -> Rules {
+        let quota = |kind| match kind {
+            Kind::Tool => plan.rates.per_tool,
+            Kind::Session => plan.rates.per_session,
+            Kind::User => plan.rates.per_user,
+            Kind::Address => plan.rates.per_address,
+            Kind::Global => plan.rates.global,
+        };
+        let rule = |kind| {
+            let quota: QuotaPlan = quota(kind)?;
+            Some(Rule { kind, quota, rate: Rate::new(quota.limit, quota.window, quota.burst) })
+        };
+        Rules(Kind::ALL.into_iter().filter_map(rule).collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What this worker told the shared names already.
+#[derive(Default)]
+pub struct Told(RefCell<HashSet<u64>>);
+
+/// Who asks, and for what.
+pub struct Subject<'a> {
+    pub client: &'a Client,
+    pub request: &'a Request<'a>,
+    pub session: Option<&'a Session>,
+    pub peek: &'a Peek,
+    /// Name, and what tells this user from all others. Without authentication a user is an address.
+    pub user: Option<(&'a str, &'a [u8])>,
+    pub at: Instant,
+}
+
+/// Count a request, or refuse it.
+///
+/// # Errors
+/// 429 with the time to wait.
+pub fn admit(worker: &Worker, view: &View, subject: &Subject<'_>) -> Result<(), Refusal> {
+    if view.rules.is_empty() {
+        return Ok(());
+    }
+    let limits = &*view.limits;
+    let now = nanoseconds(subject.at - worker.shared.started);
+    let mut taken: [Option<(usize, u64, Rate)>; 5] = [None; 5];
+    for (rule, taken_here) in view.rules.0.iter().zip(0..) {
+        let table = &limits.tables[rule.kind as usize];
+        let Some((key, name)) = key_of(rule.kind, table, &view.plan, subject) else { continue };
+        if let Some(name) = name {
+            remember(worker, limits, rule.kind, name, key);
+        }
+        match table.take(key, rule.rate, now) {
+            Verdict::Granted => taken[taken_here] = Some((rule.kind as usize, key, rule.rate)),
+            Verdict::Denied { retry_after } => {
+                for (table, key, rate) in taken.into_iter().flatten() {
+                    limits.tables[table].give_back(key, rate, now);
+                }
+                limits.refused(rule.kind, name);
+                return Err(Refusal::exceeded(Exceeded {
+                    kind: rule.kind.name(),
+                    limit: rule.quota.limit,
+                    window_s: rule.quota.window.as_secs().max(1),
+                    reset_s: retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0),
+                }));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The key of a request, and its name for metrics where it has one.
+fn key_of<'a>(kind: Kind, table: &Limits, plan: &Plan, subject: &Subject<'a>) -> Option<(u64, Option<&'a str>)> {
+    match kind {
+        Kind::Global => Some((1, Some(""))),
+        Kind::Session => subject.session.map(|session| (table.key(SessionId::as_bytes(&session.id)), None)),
+        Kind::User => match subject.user {
+            Some((name, identity)) => Some((table.key(identity), Some(name))),
+            None => Some((address_key(table, plan, subject), None)),
+        },
+        Kind::Address => Some((address_key(table, plan, subject), None)),
+        Kind::Tool => {
+            let tool = (subject.peek.method() == Some(b"tools/call")).then(|| subject.peek.name()).flatten()?;
+            Some((table.key(tool), std::str::from_utf8(tool).ok()))
+        }
+    }
+}
+
+fn address_key(table: &Limits, plan: &Plan, subject: &Subject<'_>) -> u64 {
+    match client_address(plan, subject.client, subject.request) {
+        IpAddr::V4(address) => table.key(&address.octets()),
+        // One customer has a whole /64 (RFC 6177).
+        IpAddr::V6(address) => table.key(&address.octets()[..8]),
+    }
+}
+
+/// Who connected; behind trusted proxies the last address in `X-Forwarded-For` that is none of theirs.
+fn client_address(plan: &Plan, client: &Client, request: &Request<'_>) -> IpAddr {
+    if !client.trusted {
+        return client.peer;
+    }
+    let trusted = |address: IpAddr| plan.guards.trusted_proxies.iter().any(|range| range.contains(address));
+    let fields = request.head.fields.iter().filter(|field| field.known == Name::XForwardedFor);
+    for field in fields.rev() {
+        for text in field.value.of(request.bytes).rsplit(|&byte| byte == b',') {
+            let address = std::str::from_utf8(text.trim_ascii()).ok().and_then(|text| text.parse::<IpAddr>().ok());
+            match address.map(|address| address.to_canonical()) {
+                Some(address) if trusted(address) => {}
+                Some(address) => return address,
+                // What cannot be read cannot be believed, nor what stands before it.
+                None => return client.peer,
+            }
+        }
+    }
+    client.peer
+}
+
+fn remember(worker: &Worker, limits: &RateLimits, kind: Kind, name: &str, key: u64) {
+    let mut told = worker.told.0.borrow_mut();
+    if told.len() >= TOLD_MAX {
+        told.clear();
+    }
+    if told.insert(key ^ kind as u64) {
+        limits.name(kind, name, key);
+    }
+}
+
+/// Of the table's clock: never 0.
+fn nanoseconds(since_start: Duration) -> u64 {
+    u64::try_from(since_start.as_nanos()).unwrap_or(u64::MAX / 2).saturating_add(1)
+}
