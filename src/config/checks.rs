@@ -20,6 +20,7 @@ pub fn all(planner: &mut Planner<'_>, plan: &Plan) {
     auth(planner);
     rules(planner);
     others(planner, plan);
+    proxy_protocol(planner, plan);
     if planner.purpose != Purpose::Text {
         files(planner);
     }
@@ -109,6 +110,14 @@ fn others(planner: &mut Planner<'_>, plan: &Plan) {
     let origins = &plan.guards.allowed_origins;
     if origins.len() > 1 && origins.iter().any(|origin| origin == "*") {
         planner.blame("proxy.allowed_origins", "`*` allows every origin: write it alone");
+    }
+}
+
+/// Who may tell who connected must be said.
+fn proxy_protocol(planner: &mut Planner<'_>, plan: &Plan) {
+    if plan.guards.proxy_protocol && plan.guards.trusted_proxies.is_empty() {
+        planner
+            .blame("proxy.proxy_protocol", "proxy.proxy_protocol needs proxy.trusted_proxies: nobody else is believed");
     }
 }
 

@@ -135,8 +135,16 @@ pub struct GuardsPlan {
     pub allowed_origins: Vec<String>,
     /// Peers whose `Forwarded` and `X-Forwarded-*` are kept and extended.
     pub trusted_proxies: Vec<Cidr>,
+    /// Connections of these peers begin with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// Send the upstream's authority as `Host` in place of the client's.
     pub rewrite_host: bool,
+}
+
+impl GuardsPlan {
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|range| range.contains(address))
+    }
 }
 
 /// How much one may ask; all absent where `[rate_limit]` is off.

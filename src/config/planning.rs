@@ -198,6 +198,7 @@ fn guards(layers: &Layers) -> GuardsPlan {
         allowed_origins: list("proxy.allowed_origins"),
         // Each item was read once already, when it was set.
         trusted_proxies: list("proxy.trusted_proxies").iter().filter_map(|text| items::cidr(text).ok()).collect(),
+        proxy_protocol: layers.required("proxy.proxy_protocol"),
         rewrite_host: layers.required("proxy.rewrite_host"),
     }
 }

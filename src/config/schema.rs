@@ -107,6 +107,13 @@ pub const KEYS: &[Key] = &[
         "",
         "Addresses of proxies in front of us (CIDR), whose `Forwarded` and `X-Forwarded-*` are kept.",
     ),
+    key(
+        "proxy",
+        "proxy_protocol",
+        Bool,
+        "false",
+        "Connections of `trusted_proxies` begin with a PROXY header (version 1 or 2) that tells who connected.",
+    ),
     key("proxy", "rewrite_host", Bool, "false", "Send the upstream's own name as `Host` in place of the client's."),
     key(
         "session",

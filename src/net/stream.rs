@@ -158,6 +158,17 @@ impl Stream {
         }
     }
 
+    /// Look at what came, without taking it and without waiting; plain connections only, before anything was read.
+    pub fn peek(&self, space: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(self.borrowed(), space, RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0)
+    }
+
+    /// Take bytes that [`peek`](Stream::peek) has shown.
+    pub fn take_peeked(&self, space: &mut [u8]) -> io::Result<()> {
+        let (taken, _) = rustix::net::recv(self.borrowed(), &mut *space, RecvFlags::DONTWAIT)?;
+        if taken == space.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
     /// No more will be sent.
     pub async fn shutdown(&self) {
         let _ = match self.io() {

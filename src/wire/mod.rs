@@ -4,4 +4,5 @@ pub mod http1;
 pub mod json;
 pub mod jsonrpc;
 pub mod mcp;
+pub mod proxy_protocol;
 pub mod sse;

@@ -14,7 +14,8 @@ use super::refusal::Refusal;
 use super::{Flags, Phase, Scratch, Worker, exchange, refusal};
 use crate::config::plan::Plan;
 use crate::net::{self, Buffer, Canceller, Stream, within};
-use crate::wire::http1::head::Progress;
+use crate::wire::http1::head;
+use crate::wire::proxy_protocol::{self, Progress};
 
 /// How long and how much we still read from a client that we told to close, so that it gets to read our answer before
 /// a reset throws it away.
@@ -92,16 +93,69 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let worker = worker.clone();
     net::spawn(async move {
         let guard = Registered { worker: worker.clone(), id };
-        let peer = peer.ip().to_canonical();
-        let trusted = worker.view().view.plan.guards.trusted_proxies.iter().any(|range| range.contains(peer));
-        let client = Client { stream, peer, address: peer.to_string().into(), trusted, flags };
-        if contain_panic(pin!(serve(&worker, &client))).await.is_none() {
+        let served = async {
+            if let Some((peer, trusted)) = identify(&worker, &stream, peer.ip().to_canonical()).await {
+                let client = Client { stream, peer, address: peer.to_string().into(), trusted, flags };
+                serve(&worker, &client).await;
+            }
+        };
+        if contain_panic(pin!(served)).await.is_none() {
             worker.cells.panics.add(1);
             tracing::error!(worker = worker.index, "a connection was lost to a panic");
         }
-        drop(client);
         drop(guard);
     });
+}
+
+/// Who it is, and whether its `X-Forwarded-*` are believed. A trusted proxy below HTTP tells who stands behind it before
+/// the first byte; what that one claims in HTTP fields is then as good as its own address.
+async fn identify(worker: &Worker, stream: &Stream, peer: IpAddr) -> Option<(IpAddr, bool)> {
+    let view = worker.view();
+    let (guards, times) = (&view.view.plan.guards, &view.view.plan.timeouts);
+    if !guards.trusts(peer) {
+        return Some((peer, false));
+    }
+    if !guards.proxy_protocol {
+        return Some((peer, true));
+    }
+    let announced = Box::pin(within(times.header, announced(stream))).await;
+    match announced {
+        Ok(Ok(Some(source))) => Some((source, guards.trusts(source))),
+        Ok(Ok(None)) => Some((peer, false)),
+        Ok(Err(error)) => {
+            worker.cells.refused("proxy_protocol");
+            tracing::info!(%peer, %error, "lost a connection without a PROXY header");
+            None
+        }
+        Err(_) => {
+            worker.cells.refused("proxy_protocol");
+            tracing::info!(%peer, "lost a connection whose PROXY header did not come in time");
+            None
+        }
+    }
+}
+
+/// Read the header of the PROXY protocol, and not a byte more.
+async fn announced(stream: &Stream) -> std::io::Result<Option<IpAddr>> {
+    let bad = |error| std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+    let mut header = Vec::new();
+    loop {
+        stream.readable().await?;
+        let mut space = [0; 256];
+        let came = match stream.peek(&mut space) {
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(came) => came,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        };
+        let progress = proxy_protocol::extent(&header, &space[..came]).map_err(bad)?;
+        let (Progress::More(n) | Progress::Last(n)) = progress;
+        stream.take_peeked(&mut space[..n])?;
+        header.extend_from_slice(&space[..n]);
+        if let Progress::Last(_) = progress {
+            return proxy_protocol::source(&header).map(|source| source.map(|ip| ip.to_canonical())).map_err(bad);
+        }
+    }
 }
 
 /// Takes the connection off the worker's list, whatever happens.
@@ -194,8 +248,8 @@ async fn next_head(
     let mut begun = None;
     let refusal = loop {
         match scratch.head.parse(input.bytes(), &plan.limits.head) {
-            Ok(Progress::Complete) => return Next::Request(scratch),
-            Ok(Progress::Incomplete) => {}
+            Ok(head::Progress::Complete) => return Next::Request(scratch),
+            Ok(head::Progress::Incomplete) => {}
             Err(error) => break Refusal::head(error),
         }
         if input.room() == 0 {

@@ -239,13 +239,12 @@ fn client_address(plan: &Plan, client: &Client, request: &Request<'_>) -> IpAddr
     if !client.trusted {
         return client.peer;
     }
-    let trusted = |address: IpAddr| plan.guards.trusted_proxies.iter().any(|range| range.contains(address));
     let fields = request.head.fields.iter().filter(|field| field.known == Name::XForwardedFor);
     for field in fields.rev() {
         for text in field.value.of(request.bytes).rsplit(|&byte| byte == b',') {
             let address = std::str::from_utf8(text.trim_ascii()).ok().and_then(|text| text.parse::<IpAddr>().ok());
             match address.map(|address| address.to_canonical()) {
-                Some(address) if trusted(address) => {}
+                Some(address) if plan.guards.trusts(address) => {}
                 Some(address) => return address,
                 // What cannot be read cannot be believed, nor what stands before it.
                 None => return client.peer,

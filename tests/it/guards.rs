@@ -9,6 +9,9 @@ on_both_drivers!(
     allows_listed_origins,
     refuses_foreign_hosts_on_loopback,
     allows_listed_hosts,
+    a_trusted_proxy_tells_who_connected,
+    a_connection_without_its_proxy_header_is_lost,
+    nobody_else_tells_who_connected,
 );
 
 /// Answers everything with 200.
@@ -97,4 +100,64 @@ fn allows_listed_hosts(driver: Driver) {
     for (host, status) in [("mcp.example.com", 200), ("MCP.Example.com:443", 200), ("other.example.com", 403)] {
         assert_eq!(RawClient::connect(reachable).ask(&with_host("/mcp", host)).status, status, "{host}");
     }
+}
+
+/// The address of the proxy in front; whatever asks for metrics comes from another one.
+const IN_FRONT: &str = "127.0.0.9";
+
+fn announcing(driver: Driver, upstream: &FakeUpstream) -> Proxy {
+    Proxy::before(driver, &[upstream])
+        .set("proxy.trusted_proxies", &format!("{IN_FRONT}/32"))
+        .set("proxy.proxy_protocol", "true")
+        .set("timeouts.header", "1s")
+        .start()
+}
+
+fn a_trusted_proxy_tells_who_connected(driver: Driver) {
+    let upstream = FakeUpstream::answering("ok");
+    let proxy = announcing(driver, &upstream);
+    let line = b"PROXY TCP4 192.0.2.1 198.51.100.2 12345 80\r\n".to_vec();
+    let mut binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    binary.extend_from_slice(&[192, 0, 2, 1, 198, 51, 100, 2, 0x30, 0x39, 0, 80]);
+    let pretends = get("/", "X-Forwarded-For: 10.0.0.1\r\n");
+    for header in [line, binary] {
+        for piece in [header.len() + pretends.len(), 5, 1] {
+            let mut client = RawClient::connect_from(IN_FRONT, proxy.address);
+            client.send_in_pieces(&[header.as_slice(), &pretends].concat(), piece);
+            assert_eq!(client.response().status, 200);
+            // The next request on the connection has no header of its own.
+            assert_eq!(client.ask(&get("/", "")).status, 200);
+        }
+    }
+    for request in upstream.requests() {
+        assert_eq!(request.head.all("x-forwarded-for"), ["192.0.2.1"]);
+        assert!(request.head.one("forwarded").unwrap().starts_with("for=192.0.2.1;"), "{:?}", request.head);
+    }
+    // The proxy's own check of us.
+    let mut check = RawClient::connect_from(IN_FRONT, proxy.address);
+    check.send(b"PROXY UNKNOWN\r\n").send(&get("/", "X-Forwarded-For: 10.0.0.1\r\n"));
+    assert_eq!(check.response().status, 200);
+    assert_eq!(upstream.requests().last().unwrap().head.all("x-forwarded-for"), [IN_FRONT]);
+}
+
+fn a_connection_without_its_proxy_header_is_lost(driver: Driver) {
+    let upstream = FakeUpstream::answering("ok");
+    let proxy = announcing(driver, &upstream);
+    for bytes in [get("/", ""), b"PROXY TCP4 x y 1 2\r\n".to_vec(), b"PROXY TC".to_vec(), Vec::new()] {
+        let mut client = RawClient::connect_from(IN_FRONT, proxy.address);
+        client.send(&bytes);
+        assert!(matches!(client.outcome(), Outcome::Nothing(_)), "{}", bytes.escape_ascii());
+    }
+    assert_eq!(upstream.requests().len(), 0);
+    proxy.wait_for_metric("shadowcat_refusals_total", r#"reason="proxy_protocol""#, 4.0);
+}
+
+fn nobody_else_tells_who_connected(driver: Driver) {
+    let upstream = FakeUpstream::answering("ok");
+    let wary = Proxy::before(driver, &[&upstream]).set("proxy.trusted_proxies", "192.0.2.0/24");
+    let proxy = wary.set("proxy.proxy_protocol", "true").start();
+    assert_eq!(proxy.ask(&get("/", "")).status, 200);
+    let mut client = proxy.connect();
+    client.send(b"PROXY TCP4 192.0.2.1 198.51.100.2 12345 80\r\n").send(&get("/", ""));
+    assert_eq!(client.outcome().status(), 400);
 }

@@ -88,6 +88,15 @@ impl RawClient {
         RawClient { wire: Wire::new(TcpStream::connect(address).expect("the proxy accepts")) }
     }
 
+    /// From another address of this machine.
+    pub fn connect_from(source: &str, address: SocketAddr) -> RawClient {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let source: SocketAddr = format!("{source}:0").parse().expect("an address");
+        socket.bind(&source.into()).expect("an address of this machine");
+        socket.connect(&address.into()).expect("the proxy accepts");
+        RawClient { wire: Wire::new(socket.into()) }
+    }
+
     /// A second reader and writer of the same connection, for another thread.
     pub fn another_handle(&self) -> RawClient {
         assert!(self.wire.pending().is_empty());
