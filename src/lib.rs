@@ -6,7 +6,7 @@
 //! | L5 | `control`, `demo` | the side that may block: supervisor, DNS, signals; the built-in MCP server |
 //! | L4 | `worker` | the data plane: one thread, one ring |
 //! | L3 | `net`, `store`, `table` | the only monoio I/O, the only LMDB code, the only shared mutable memory |
-//! | L2 | `config`, `telemetry` | file as written and plan as run; metrics and logs |
+//! | L2 | `config`, `identity`, `telemetry` | file as written and plan as run; tokens, keys, principals; metrics and logs |
 //! | L1 | `wire` | sans-io: HTTP/1.1, JSON-RPC, SSE, MCP |
 //! | L0 | `base` | spans, ids, limits |
 //!
@@ -22,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod identity;
 pub mod net;
 pub mod store;
 pub mod table;

@@ -1,7 +1,9 @@
 //! L0: what every layer may use. No I/O, no clock.
 
 pub mod id;
+pub mod secret;
 pub mod span;
 
 pub use id::SessionId;
+pub use secret::Secret;
 pub use span::Span;

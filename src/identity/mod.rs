@@ -1,0 +1,28 @@
+//! L2: who asks, proven. Verification of tokens, keys and answers that were fetched elsewhere: no I/O, and time comes in
+//! as unix seconds. A [`Principal`] is what a passed check leaves.
+//!
+//! ```text
+//! token --bearer::verify(Keyring)--> Verified(Principal)
+//!                                \-> Introspect --Keys::introspect--> introspection::read --> Principal
+//! key ----ApiKeys::verify----------> Principal
+//! ```
+
+pub mod api_key;
+pub mod bearer;
+pub mod claims;
+mod error;
+pub mod introspection;
+mod json;
+mod keyring;
+mod keys;
+mod keyset;
+mod principal;
+
+pub use api_key::ApiKeys;
+pub use bearer::{Checked, Introspect, TOKEN_BYTES_MAX, verify};
+pub use claims::{IssuerName, Policy};
+pub use error::AuthError;
+pub use keyring::{Issuer, Keyring};
+pub use keys::{Board, Credential, CredentialMissing, Desk, Keys, Question};
+pub use keyset::KeySet;
+pub use principal::{Binding, Principal};
