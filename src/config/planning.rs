@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::auth;
 use super::checks;
 use super::cpus;
 use super::errors::{Errors, Problem};
@@ -43,6 +44,7 @@ pub fn plan(planner: &mut Planner<'_>) -> Plan {
         timeouts: timeouts(planner.layers),
         pool: planner.pool(),
         guards: guards(planner.layers),
+        auth: auth::plan(planner),
         log: planner.log(),
         stream_buffer_bytes: planner.layers.required("performance.buffer_size"),
     };

@@ -13,7 +13,6 @@ enum By {
 }
 
 const FEATURES: &[(&str, By)] = &[
-    ("authentication", By::Section("auth")),
     ("rate limiting", By::Section("rate_limit")),
     ("TLS towards clients", By::Section("tls")),
     ("tracing", By::Section("telemetry")),

@@ -1,5 +1,10 @@
 //! L5, the control plane: what may block. Starts workers, watches them, resolves names, hears signals.
 
+pub mod discovery;
+pub mod fetch;
+mod grant;
+mod introspect;
+pub mod keys;
 pub mod publish;
 pub mod resolve;
 pub mod supervisor;
