@@ -101,6 +101,7 @@ fn example_of(key: &Key) -> Option<(&'static str, bool)> {
         ("upstreams", "bearer_token", _) => "${UPSTREAM_TOKEN:-}",
         ("upstreams", "credential_header", _) => "X-API-Key",
         ("upstreams", "credential", _) => "${UPSTREAM_KEY:-}",
+        ("upstreams", "client_secret", _) => "${UPSTREAM_CLIENT_SECRET:-change-me}",
         ("upstreams", "scopes", _) => "mcp",
         ("upstreams", "resource", _) => "https://mcp-server.internal/mcp",
         ("auth", "ca_path", _) => "/etc/shadowcat/tls/idp-ca.pem",
