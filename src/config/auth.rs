@@ -43,6 +43,7 @@ pub fn plan(planner: &mut Planner<'_>) -> Option<AuthPlan> {
         login: login(planner),
         ca_path: layers.optional("auth.ca_path"),
         keys_refresh: layers.required("auth.keys_refresh"),
+        introspection_cache: layers.required("auth.introspection_cache"),
         stale_keys_max: layers.required("auth.stale_keys_max"),
     };
     plan.closed = !plan.providers.clone().into_iter().any(|provider| can_verify(planner, &plan, provider));

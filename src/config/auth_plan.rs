@@ -34,6 +34,8 @@ pub struct AuthPlan {
     pub ca_path: Option<PathBuf>,
     /// Time between two regular fetches of a key set.
     pub keys_refresh: Duration,
+    /// How long an answer of introspection is remembered at most, within the token's life.
+    pub introspection_cache: Duration,
     /// How long keys are used after the last fetch that worked.
     pub stale_keys_max: Duration,
 }
@@ -203,6 +205,7 @@ mod tests {
             login: None,
             ca_path: None,
             keys_refresh: Duration::from_secs(1),
+            introspection_cache: Duration::ZERO,
             stale_keys_max: Duration::from_secs(1),
         }
     }

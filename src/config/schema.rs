@@ -273,6 +273,13 @@ pub const KEYS: &[Key] = &[
         "Time between two regular fetches of a key set, give or take a tenth.",
     ),
     key("auth", "stale_keys_max", Duration, "24h", "How long keys are used while they cannot be fetched anew."),
+    key(
+        "auth",
+        "introspection_cache",
+        DurationOrZero,
+        "60",
+        "How long an answer about an opaque token is remembered at most: a token that is revoked works that long.",
+    ),
     key("auth", "api_key_header", Text, "X-API-Key", "Field of an API key, which may also come as a bearer token."),
     key("auth", "issuers", Tables(ISSUER_KEYS), "", "`[[auth.issuers]]`: further issuers."),
     key("auth", "rules", Tables(RULE_KEYS), "", "`[[auth.rules]]`: scopes that a path, a method or a tool needs."),

@@ -290,3 +290,6 @@ pub(super) fn jittered(time: Duration) -> Duration {
     let _ = aws_lc_rs::rand::fill(&mut byte);
     time.mul_f64(0.9 + 0.2 * f64::from(byte[0]) / 255.0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,5 +8,7 @@ pub mod keys;
 pub mod publish;
 pub mod resolve;
 pub mod supervisor;
+#[cfg(test)]
+mod testing;
 
 pub use supervisor::{Outcome, serve};

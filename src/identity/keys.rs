@@ -98,6 +98,11 @@ impl Keys {
         (Keys { board, waiters, questions, renewals }, desk)
     }
 
+    /// What was published so far, for the control side.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
     /// The keys to verify with now. Cheap; hold it for one verification.
     pub fn current(&self) -> Guard<Arc<Keyring>> {
         self.board.keyring.load()
