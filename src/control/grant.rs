@@ -21,7 +21,17 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// A token that an upstream refused is replaced at most this often.
 const RENEWAL_REST: Duration = Duration::from_secs(30);
 
-/// Publish the fixed credentials and start the thread, if there is any grant. `plans` by upstream.
+/// Credentials that never change. `plans` by upstream.
+pub fn publish_fixed(plans: &[Option<CredentialPlan>], board: &Board) {
+    for (upstream, plan) in plans.iter().enumerate() {
+        if let Some(CredentialPlan::Field { name, value }) = plan {
+            let credential = Credential { field: name.as_str().into(), value: value.clone() };
+            board.set_credential(upstream, Some(credential));
+        }
+    }
+}
+
+/// Publish the fixed credentials and start the thread, if there is any grant.
 ///
 /// # Errors
 /// There is no thread to be had.
@@ -31,17 +41,12 @@ pub fn start(
     board: &Arc<Board>,
     renewals: Receiver<usize>,
 ) -> Result<(), String> {
-    let mut grants = Vec::new();
-    for (upstream, plan) in plans.iter().enumerate() {
-        match plan {
-            None => {}
-            Some(CredentialPlan::Field { name, value }) => {
-                let credential = Credential { field: name.as_str().into(), value: value.clone() };
-                board.set_credential(upstream, Some(credential));
-            }
-            Some(CredentialPlan::Grant(plan)) => grants.push(Grant::new(upstream, plan.clone())),
-        }
-    }
+    publish_fixed(plans, board);
+    let grant = |(upstream, plan): (usize, &Option<CredentialPlan>)| match plan {
+        Some(CredentialPlan::Grant(plan)) => Some(Grant::new(upstream, plan.clone())),
+        _ => None,
+    };
+    let mut grants: Vec<Grant> = plans.iter().enumerate().filter_map(grant).collect();
     if grants.is_empty() {
         return Ok(());
     }

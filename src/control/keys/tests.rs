@@ -243,7 +243,7 @@ fn old_keys_outlive_an_outage_and_not_for_ever() {
     let idp = FakeIdp::start(|_| (404, String::new()));
     let text = jwks([&signer]);
     idp.play(move |_| (200, text.clone()));
-    let timing = Timing { refresh: Duration::from_millis(10), stale_max: Duration::from_millis(500), ..QUICK };
+    let timing = Timing { refresh: Duration::from_millis(10), stale_max: Duration::from_millis(1500), ..QUICK };
     let keys = start_with(&given_keys(&idp), Some(timing)).unwrap();
     let good = token(&signer, &idp);
     let generation = keys.current().generation;
