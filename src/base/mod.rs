@@ -1,9 +1,11 @@
 //! L0: what every layer may use. No I/O, no clock.
 
 pub mod id;
+pub mod key_hash;
 pub mod secret;
 pub mod span;
 
 pub use id::SessionId;
+pub use key_hash::KeyHash;
 pub use secret::Secret;
 pub use span::Span;

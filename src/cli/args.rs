@@ -35,6 +35,9 @@ pub enum Command {
     /// Check a configuration, or show what holds.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Prepare credentials for a configuration
+    #[command(subcommand)]
+    Auth(AuthCommand),
     /// Run the built-in MCP server alone, for tests and load.
     Demo(DemoArgs),
     #[command(name = super::STORE_CHECK, hide = true)]
@@ -126,6 +129,16 @@ pub enum ConfigCommand {
     Default,
     /// Print the reference of all keys (Markdown)
     Reference,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum AuthCommand {
+    /// Print the hash of an API key for [[auth.api_keys]]; the key is read from standard input
+    HashKey {
+        /// Make a new key, and print both
+        #[arg(long)]
+        generate: bool,
+    },
 }
 
 impl ServerArgs {

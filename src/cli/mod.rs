@@ -1,6 +1,7 @@
 //! L6: the command line, one file a command.
 
 mod args;
+mod auth;
 mod config;
 mod demo;
 mod serve;
@@ -42,6 +43,7 @@ pub fn run() -> Result<ExitCode, Failure> {
         Some(Command::Reverse(args)) => serve::run(&args),
         Some(Command::Gateway(args)) => serve::run(&args),
         Some(Command::Config(command)) => config::run(&command),
+        Some(Command::Auth(command)) => auth::run(&command),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::StoreCheck { directory }) => Ok(store_check(&directory)),
         None => run_the_mode_of_the_environment(),

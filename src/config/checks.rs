@@ -8,7 +8,6 @@ use super::Purpose;
 use super::layers::Record;
 use super::plan::Plan;
 use super::planning::Planner;
-use super::unbuilt::is_on;
 
 /// Bits of a private key's mode that must be clear: others none, the group may read (0440 in a Secret of Kubernetes).
 const KEY_MODE_REFUSED: u32 = 0o037;
@@ -17,12 +16,11 @@ const KEY_MODE_REFUSED: u32 = 0o037;
 pub fn all(planner: &mut Planner<'_>, plan: &Plan) {
     rate_limit(planner);
     tls(planner);
-    auth(planner);
     rules(planner);
     others(planner, plan);
     proxy_protocol(planner, plan);
     if planner.purpose != Purpose::Text {
-        files(planner);
+        files(planner, plan);
     }
 }
 
@@ -70,18 +68,6 @@ fn tls(planner: &mut Planner<'_>) {
     }
 }
 
-fn auth(planner: &mut Planner<'_>) {
-    let sources = ["auth.jwks_url", "auth.issuer", "auth.introspection_url"];
-    let verifies = sources.iter().any(|path| planner.layers.get(path).is_some());
-    if is_on(planner.layers, "auth") && planner.text("auth.provider") == "oauth2" && !verifies {
-        planner.warnings.push(
-            "[auth] says nothing that a token could be verified with (jwks_url, issuer or introspection_url): \
-             every request but those of probes will be refused"
-                .into(),
-        );
-    }
-}
-
 /// Tables of `[auth]` that say nothing.
 fn rules(planner: &mut Planner<'_>) {
     let tables = |path: &str| planner.layers.tables.get(path).map_or(&[][..], Vec::as_slice);
@@ -122,7 +108,7 @@ fn proxy_protocol(planner: &mut Planner<'_>, plan: &Plan) {
 }
 
 /// Files that the configuration names: to run they must be there; a check may run elsewhere.
-fn files(planner: &mut Planner<'_>) {
+fn files(planner: &mut Planner<'_>, plan: &Plan) {
     let mut named: Vec<(String, PathBuf, super::layers::Origin)> = Vec::new();
     if planner.layers.optional::<bool>("tls.enabled") != Some(false) {
         for path in ["tls.cert_path", "tls.key_path", "tls.client_ca_path"] {
@@ -130,6 +116,12 @@ fn files(planner: &mut Planner<'_>) {
                 named.push((path.to_owned(), file, setting.origin.clone()));
             }
         }
+    }
+    if plan.auth.is_some()
+        && let (Some(setting), Some(file)) =
+            (planner.layers.get("auth.ca_path"), planner.layers.optional("auth.ca_path"))
+    {
+        named.push(("auth.ca_path".to_owned(), file, setting.origin.clone()));
     }
     for upstream in &planner.layers.upstreams {
         if let (Some(setting), Some(file)) = (upstream.settings.get("ca_path"), upstream.optional("ca_path")) {

@@ -88,6 +88,16 @@ pub fn url(text: &str) -> Result<Url, String> {
     }
 }
 
+/// Whether the host is this machine by its name or address alone, so that plain `http://` stays inside.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
 /// The text with a URL's user and password blotted out.
 pub fn without_userinfo(text: &str) -> String {
     let Some(start) = text.find("://").map(|at| at + 3) else { return text.to_owned() };

@@ -6,6 +6,8 @@
 //! variables, flags --------- nodes --environment: schema---+--> Layers --planning, checks--> Plan
 //! ```
 
+mod auth;
+mod auth_plan;
 mod checks;
 pub mod cpus;
 mod document;
@@ -30,7 +32,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use errors::{Errors, Problem};
-pub use items::address;
+pub use items::{address, is_loopback};
 pub use layers::{Layers, Origin, PLACES};
 use plan::Plan;
 use planning::Planner;

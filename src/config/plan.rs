@@ -4,6 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use super::auth_plan::{
+    ApiKeyPlan, AuthPlan, CredentialPlan, GrantPlan, IssuerPlan, LoginPlan, Provider, RulePlan,
+};
 use crate::wire::http1::head::HeadLimits;
 
 #[derive(Clone, Debug)]
@@ -20,6 +23,8 @@ pub struct Plan {
     pub pool: PoolPlan,
     pub guards: GuardsPlan,
     pub rates: RatesPlan,
+    /// `None`: anybody may ask.
+    pub auth: Option<AuthPlan>,
     pub log: LogPlan,
     /// Size of the buffers that stream bodies (`performance.buffer_size`), bytes.
     pub stream_buffer_bytes: usize,
@@ -52,6 +57,8 @@ pub struct UpstreamPlan {
     pub max_connections: Option<u32>,
     /// To the answer's head, then between body bytes; never on an SSE stream.
     pub timeout: Duration,
+    /// What it is sent in place of the client's own credential.
+    pub credential: Option<CredentialPlan>,
 }
 
 #[derive(Clone, Debug)]

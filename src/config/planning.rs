@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::auth;
 use super::checks;
 use super::cpus;
 use super::errors::{Errors, Problem};
@@ -45,6 +46,7 @@ pub fn plan(planner: &mut Planner<'_>) -> Plan {
         pool: planner.pool(),
         guards: guards(planner.layers),
         rates: rates(planner.layers),
+        auth: auth::plan(planner),
         log: planner.log(),
         stream_buffer_bytes: planner.layers.required("performance.buffer_size"),
     };

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::environment::variable_of;
-use super::schema::{API_KEY_KEYS, KEYS, Key, RULE_KEYS, SECTIONS, UPSTREAM_KEYS};
+use super::schema::{API_KEY_KEYS, ISSUER_KEYS, KEYS, Key, RULE_KEYS, SECTIONS, UPSTREAM_KEYS};
 use super::unbuilt;
 use super::values::{Item, Kind};
 
@@ -25,7 +25,9 @@ pub fn reference() -> String {
         }
         table(&mut out, KEYS.iter().filter(|key| key.section == *section), variable);
         if *section == "auth" {
-            for (title, keys) in [("[[auth.rules]]", RULE_KEYS), ("[[auth.api_keys]]", API_KEY_KEYS)] {
+            for (title, keys) in
+                [("[[auth.issuers]]", ISSUER_KEYS), ("[[auth.rules]]", RULE_KEYS), ("[[auth.api_keys]]", API_KEY_KEYS)]
+            {
                 let _ = write!(out, "\n### `{title}`\n");
                 table(&mut out, keys.iter(), |_| String::new());
             }
@@ -96,6 +98,18 @@ fn example_of(key: &Key) -> Option<(&'static str, bool)> {
         ("upstreams", "server_name", _) => "mcp-server.internal",
         (_, "database_path", _) => "/var/lib/shadowcat/sessions.db",
         ("session", "secret", _) => "${SESSION_SECRET:-}",
+        ("upstreams", "bearer_token", _) => "${UPSTREAM_TOKEN:-}",
+        ("upstreams", "credential_header", _) => "X-API-Key",
+        ("upstreams", "credential", _) => "${UPSTREAM_KEY:-}",
+        ("upstreams", "client_secret", _) => "${UPSTREAM_CLIENT_SECRET:-change-me}",
+        ("upstreams", "scopes", _) => "mcp",
+        ("upstreams", "resource", _) => "https://mcp-server.internal/mcp",
+        ("auth", "ca_path", _) => "/etc/shadowcat/tls/idp-ca.pem",
+        (_, "providers", _) => "oauth2,api_key",
+        ("auth.issuers", "issuer", _) => "https://login.example.org",
+        ("auth.issuers", "jwks_url", _) => "https://login.example.org/jwks",
+        ("auth.issuers", "introspection_url", _) => "https://login.example.org/introspect",
+        ("auth.issuers", "algorithms", _) => "ES256",
         (_, "client_id", _) => "${OAUTH_CLIENT_ID:-shadowcat}",
         (_, "client_secret", _) => "${OAUTH_CLIENT_SECRET:-}",
         (_, "auth_url", _) => "https://auth.example.com/oauth2/authorize",
@@ -111,7 +125,7 @@ fn example_of(key: &Key) -> Option<(&'static str, bool)> {
         (_, "tool", _) => "deploy",
         ("auth.rules", "scopes", _) => "write",
         ("auth.api_keys", "name", _) => "ci",
-        (_, "hash", _) => "${CI_KEY_HASH:-0}",
+        (_, "hash", _) => "${CI_KEY_HASH:-sha256:0000000000000000000000000000000000000000000000000000000000000000}",
         (_, "global" | "global_limit", _) => "10000",
         (_, "burst_size", _) => "20",
         ("rate_limit", _, _) => "100",

@@ -51,6 +51,8 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("admin", "The administrator's interface."),
 ];
 
+const PROVIDERS: &[&str] = &["oauth2", "api_key", "mtls"];
+
 const MODES: &[&str] = &["reverse", "gateway"];
 
 /// What workers can do I/O with.
@@ -223,13 +225,26 @@ pub const KEYS: &[Key] = &[
     key("logging", "format", Choice(&["human", "json"]), "human", "`human`, or `json`: one object a line."),
     key("logging", "output", Text, "stderr", "`stdout`, `stderr`, or the path of a file."),
     key("auth", "enabled", Bool, "", "Whether clients must say who they are. Default: once the section says anything."),
-    key("auth", "provider", Choice(&["oauth2", "api_key", "mtls"]), "oauth2", "How clients say who they are."),
+    key("auth", "provider", Choice(PROVIDERS), "oauth2", "How clients say who they are."),
+    key(
+        "auth",
+        "providers",
+        List(Item::Choice(PROVIDERS)),
+        "",
+        "Several ways, asked in this order. Default: `provider`, and `api_key` where there are keys.",
+    ),
     key("auth", "client_id", Text, "", "Our id at the authorization server; also taken as an audience."),
     key("auth", "client_secret", Secret, "", "Our secret at the authorization server."),
     key("auth", "auth_url", Url, "", "Authorization endpoint, where a browser logs in."),
     key("auth", "token_url", Url, "", "Token endpoint, where a code becomes a token."),
     key("auth", "jwks_url", Url, "", "Key set that tokens are signed with. Default: what the issuer publishes."),
-    key("auth", "introspection_url", Url, "", "Where opaque tokens are asked about (RFC 7662)."),
+    key(
+        "auth",
+        "introspection_url",
+        Url,
+        "",
+        "Where opaque tokens are asked about (RFC 7662); without `jwks_url` all tokens.",
+    ),
     key("auth", "redirect_uri", Url, "", "Where a browser comes back to; its origin is our public URL."),
     key("auth", "scopes", List(Item::Scope), "", "Asked for at login; a token needs at least one of them."),
     key("auth", "pkce_required", Bool, "true", "Whether login uses a proof key (RFC 7636)."),
@@ -249,7 +264,31 @@ pub const KEYS: &[Key] = &[
     ),
     key("auth", "leeway", DurationOrZero, "60", "Difference of clocks that is forgiven."),
     key("auth", "algorithms", List(Item::Choice(ALGORITHMS)), "RS256,ES256", "Signature algorithms that are taken."),
-    key("auth", "public", List(Item::Route), "", "Paths that need no token."),
+    key("auth", "public", List(Item::Route), "", "Paths that need no token; `/docs/*` is everything below `/docs/`."),
+    key(
+        "auth",
+        "ca_path",
+        Path,
+        "",
+        "PEM file of the roots that sign the certificates of authorization servers. Default: the system's.",
+    ),
+    key(
+        "auth",
+        "keys_refresh",
+        Duration,
+        "300",
+        "Time between two regular fetches of a key set, give or take a tenth.",
+    ),
+    key("auth", "stale_keys_max", Duration, "24h", "How long keys are used while they cannot be fetched anew."),
+    key(
+        "auth",
+        "introspection_cache",
+        DurationOrZero,
+        "60",
+        "How long an answer about an opaque token is remembered at most: a token that is revoked works that long.",
+    ),
+    key("auth", "api_key_header", Text, "X-API-Key", "Field of an API key, which may also come as a bearer token."),
+    key("auth", "issuers", Tables(ISSUER_KEYS), "", "`[[auth.issuers]]`: further issuers."),
     key("auth", "rules", Tables(RULE_KEYS), "", "`[[auth.rules]]`: scopes that a path, a method or a tool needs."),
     key("auth", "api_keys", Tables(API_KEY_KEYS), "", "`[[auth.api_keys]]`: the keys that `api_key` takes."),
     key("rate_limit", "enabled", Bool, "", "Whether limits hold. Default: once the section says anything."),
@@ -365,7 +404,32 @@ pub const UPSTREAM_KEYS: &[Key] = &[
         "To the head of the answer, then between bytes of its body; never on an event stream.",
     ),
     key("upstreams", "ca_path", Path, "", "PEM file of the roots that sign its certificate. Default: the system's."),
+    key("upstreams", "bearer_token", Secret, "", "Sent to it as `Authorization: Bearer`."),
+    key("upstreams", "credential_header", Text, "", "Name of a field that is sent to it, such as `X-API-Key`."),
+    key("upstreams", "credential", Secret, "", "Value of `credential_header`."),
+    key("upstreams", "token_url", Url, "", "Where we get a token for it, by the client-credentials grant."),
+    key("upstreams", "client_id", Text, "", "Our id at `token_url`."),
+    key("upstreams", "client_secret", Secret, "", "Our secret at `token_url`."),
+    key("upstreams", "scopes", List(Item::Scope), "", "Asked for at `token_url`."),
+    key("upstreams", "resource", Url, "", "The upstream as `token_url` knows it (RFC 8707)."),
     key("upstreams", "server_name", Text, "", "Name in its certificate, also sent as SNI. Default: the URL's host."),
+];
+
+/// The options of one `[[auth.issuers]]` table.
+pub const ISSUER_KEYS: &[Key] = &[
+    key("auth.issuers", "issuer", Url, "", "Whose tokens are taken; as in `[auth]`, like all of these."),
+    key("auth.issuers", "jwks_url", Url, "", "Key set. Default: what the issuer publishes."),
+    key("auth.issuers", "introspection_url", Url, "", "Where opaque tokens are asked about."),
+    key(
+        "auth.issuers",
+        "audience",
+        List(Item::Text),
+        "",
+        "Default: `auth.audience`, else our public URL and `client_id`.",
+    ),
+    key("auth.issuers", "algorithms", List(Item::Choice(ALGORITHMS)), "", "Default: `auth.algorithms`."),
+    key("auth.issuers", "client_id", Text, "", "Our id there."),
+    key("auth.issuers", "client_secret", Secret, "", "Our secret there."),
 ];
 
 /// The options of one `[[auth.rules]]` table.
@@ -379,7 +443,13 @@ pub const RULE_KEYS: &[Key] = &[
 /// The options of one `[[auth.api_keys]]` table.
 pub const API_KEY_KEYS: &[Key] = &[
     key("auth.api_keys", "name", Label, "", "Whose it is, for logs."),
-    key("auth.api_keys", "hash", Secret, "", "Hash of the key; the key itself is in no file."),
+    key(
+        "auth.api_keys",
+        "hash",
+        Secret,
+        "",
+        "What `shadowcat auth hash-key` makes of the key; the key itself is in no file.",
+    ),
     key("auth.api_keys", "scopes", List(Item::Scope), "", "What it may do."),
 ];
 
@@ -395,7 +465,7 @@ mod tests {
 
     #[test]
     fn every_default_is_a_value_of_its_kind() {
-        for key in KEYS.iter().chain(UPSTREAM_KEYS).chain(RULE_KEYS).chain(API_KEY_KEYS) {
+        for key in KEYS.iter().chain(UPSTREAM_KEYS).chain(ISSUER_KEYS).chain(RULE_KEYS).chain(API_KEY_KEYS) {
             assert_eq!(key.default.is_empty(), key.default_value().is_none(), "{}", key.path());
         }
     }

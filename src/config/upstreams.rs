@@ -1,9 +1,11 @@
 //! Upstreams as written to upstreams as run.
 
+use super::auth::{check_url_of_record, field_name};
 use super::items;
 use super::layers::Record;
-use super::plan::{UpstreamPlan, UpstreamTls};
+use super::plan::{CredentialPlan, GrantPlan, UpstreamPlan, UpstreamTls};
 use super::planning::Planner;
+use crate::base::Secret;
 
 /// In the order of the configuration.
 pub fn plans(planner: &mut Planner<'_>) -> Vec<UpstreamPlan> {
@@ -46,6 +48,7 @@ fn plan(planner: &mut Planner<'_>, record: &Record) -> Option<UpstreamPlan> {
         }
     };
     let tls = parts.tls.then(|| UpstreamTls { server_name, ca_path: record.optional("ca_path") });
+    let credential = credential(planner, record);
     let named = record.optional::<String>("name");
     Some(UpstreamPlan {
         name: named.unwrap_or_else(|| format!("{}:{}", bracketed(&parts.host), parts.port)),
@@ -57,7 +60,65 @@ fn plan(planner: &mut Planner<'_>, record: &Record) -> Option<UpstreamPlan> {
         weight: record.required::<u64>("weight") as u32,
         max_connections: record.optional::<u64>("max_connections").map(|number| number as u32),
         timeout: record.required("timeout"),
+        credential,
     })
+}
+
+/// What is sent in place of the client's credential: one of three kinds.
+fn credential(planner: &mut Planner<'_>, record: &Record) -> Option<CredentialPlan> {
+    let text = |name: &str| record.optional::<String>(name);
+    let secret = |name: &str| text(name).map(Secret::new);
+    let kinds = ["bearer_token", "credential_header", "token_url"];
+    let mut said = kinds.iter().filter_map(|name| Some((name, record.settings.get(name)?)));
+    let (first, second) = (said.next(), said.next());
+    if let (Some((one, _)), Some((other, setting))) = (first, second) {
+        let message = format!("upstreams.{one} and upstreams.{other}: an upstream is sent one credential");
+        planner.errors.push(setting.origin.problem(message));
+    }
+    let parts = [
+        ("credential_header", &["credential"][..]),
+        ("credential", &["credential_header"]),
+        ("token_url", &["client_id", "client_secret"]),
+        ("client_id", &["token_url"]),
+        ("client_secret", &["token_url"]),
+        ("scopes", &["token_url"]),
+        ("resource", &["token_url"]),
+    ];
+    for (name, needed) in parts {
+        let Some(setting) = record.settings.get(name) else { continue };
+        for missing in needed.iter().filter(|needed| !record.settings.contains_key(**needed)) {
+            planner.errors.push(setting.origin.problem(format!("upstreams.{name} needs upstreams.{missing}")));
+        }
+    }
+    for name in ["bearer_token", "credential"] {
+        let Some((setting, value)) = record.settings.get(name).zip(text(name)) else { continue };
+        if !value.bytes().all(|b| b.is_ascii_graphic() || (b == b' ' && name == "credential")) {
+            planner.errors.push(setting.origin.problem(format!("upstreams.{name}: expected visible ASCII characters")));
+        }
+    }
+    match first.map(|(name, _)| *name)? {
+        "bearer_token" => {
+            let value = Secret::new(format!("Bearer {}", text("bearer_token")?));
+            Some(CredentialPlan::Field { name: "Authorization".into(), value })
+        }
+        "credential_header" => {
+            let (setting, name) = record.settings.get("credential_header").zip(text("credential_header"))?;
+            if let Err(why) = field_name(&name) {
+                planner.errors.push(setting.origin.problem(format!("upstreams.credential_header: {why}")));
+            }
+            Some(CredentialPlan::Field { name, value: secret("credential")? })
+        }
+        _ => {
+            check_url_of_record(planner, record, "upstreams", "token_url");
+            Some(CredentialPlan::Grant(GrantPlan {
+                token_url: text("token_url")?,
+                client_id: text("client_id")?,
+                client_secret: secret("client_secret")?,
+                scopes: record.optional("scopes").unwrap_or_default(),
+                resource: text("resource"),
+            }))
+        }
+    }
 }
 
 struct Parts {

@@ -1,7 +1,14 @@
 //! L5, the control plane: what may block. Starts workers, watches them, resolves names, hears signals.
 
+pub mod discovery;
+pub mod fetch;
+mod grant;
+mod introspect;
+pub mod keys;
 pub mod publish;
 pub mod resolve;
 pub mod supervisor;
+#[cfg(test)]
+mod testing;
 
 pub use supervisor::{Outcome, serve};

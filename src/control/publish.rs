@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::resolve;
-use crate::config::plan::Plan;
+use super::{keys, resolve};
+use crate::config::plan::{AuthPlan, Plan};
+use crate::identity::{ApiKeys, Keys};
 use crate::net::tls::Connector;
 use crate::table::{Endpoint, Schedule};
-use crate::worker::{Rules, Upstream, View};
+use crate::worker::{Gate, Rules, Upstream, View};
 
 /// The first view of a plan.
 ///
@@ -39,7 +40,16 @@ pub fn first_view(plan: Arc<Plan>) -> Result<View, String> {
         });
     }
     let rules = Rules::new(&plan);
-    Ok(View { plan, upstreams, schedule: Arc::new(Schedule::new(&weights)), rules, limits: Arc::default() })
+    let asks = plan.auth.is_some() || plan.upstreams.iter().any(|upstream| upstream.credential.is_some());
+    let keys = if asks { Some(keys::start(&plan)?) } else { None };
+    let gate = plan.auth.as_ref().map(|auth| Arc::new(gate(auth, keys.clone())));
+    Ok(View { plan, upstreams, schedule: Arc::new(Schedule::new(&weights)), rules, limits: Arc::default(), gate, keys })
+}
+
+fn gate(plan: &AuthPlan, keys: Option<Arc<Keys>>) -> Gate {
+    let boxed = |scopes: &[String]| scopes.iter().map(|scope| scope.as_str().into()).collect();
+    let api_keys = plan.api_keys.iter().map(|key| (key.name.clone(), key.hash, boxed(&key.scopes)));
+    Gate { keys, api_keys: ApiKeys::new(api_keys) }
 }
 
 /// The same view with names resolved anew; `None` if nothing changed. A name that does not resolve now keeps the
@@ -71,6 +81,8 @@ pub fn resolved_anew(view: &View) -> Option<View> {
         plan: view.plan.clone(),
         upstreams,
         schedule: view.schedule.clone(),
+        gate: view.gate.clone(),
+        keys: view.keys.clone(),
         rules: Rules::new(&view.plan),
         limits: view.limits.clone(),
     })

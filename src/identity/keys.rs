@@ -25,12 +25,15 @@ const WAITERS_MAX: usize = 64;
 /// Tokens that may wait for introspection; more get [`AuthError::Busy`].
 const QUESTIONS_MAX: usize = 256;
 
+/// Refused credentials that nobody looked at yet.
+const RENEWALS_MAX: usize = 64;
+
 /// The workers' side. Shared by all of them.
 pub struct Keys {
     board: Arc<Board>,
     waiters: Vec<Sender<oneshot::Sender<()>>>,
     questions: Sender<Question>,
-    renewals: Vec<Sender<()>>,
+    renewals: Sender<usize>,
 }
 
 /// What the control side publishes.
@@ -53,8 +56,8 @@ pub struct Desk {
     /// By issuer. Who waits for its keys; dropping one wakes it as well.
     pub waiters: Vec<Receiver<oneshot::Sender<()>>>,
     pub questions: Receiver<Question>,
-    /// By upstream. Its credential was refused.
-    pub renewals: Vec<Receiver<()>>,
+    /// Upstreams that refused their credential.
+    pub renewals: Receiver<usize>,
 }
 
 /// A token that only its issuer knows.
@@ -83,7 +86,7 @@ impl Keys {
     pub fn new(keyring: Keyring, configured: &[bool]) -> (Keys, Desk) {
         let issuers = keyring.issuers.len();
         let (waiters, waiting) = (0..issuers).map(|_| bounded(WAITERS_MAX)).unzip();
-        let (renewals, renewing) = configured.iter().map(|_| bounded(1)).unzip();
+        let (renewals, renewing) = bounded(RENEWALS_MAX);
         let (questions, asked) = bounded(QUESTIONS_MAX);
         let slot = |is_configured: &bool| Slot { is_configured: *is_configured, credential: ArcSwapOption::empty() };
         let board = Arc::new(Board {
@@ -93,6 +96,11 @@ impl Keys {
         });
         let desk = Desk { board: board.clone(), waiters: waiting, questions: asked, renewals: renewing };
         (Keys { board, waiters, questions, renewals }, desk)
+    }
+
+    /// What was published so far, for the control side.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
     }
 
     /// The keys to verify with now. Cheap; hold it for one verification.
@@ -135,9 +143,8 @@ impl Keys {
 
     /// The upstream answered 401 to its credential: get another one soon, if it is one that can be had.
     pub fn credential_refused(&self, upstream: usize) {
-        if let Some(renewal) = self.renewals.get(upstream) {
-            let _ = renewal.try_send(());
-        }
+        // A full queue tells it already.
+        let _ = self.renewals.try_send(upstream);
     }
 }
 

@@ -17,6 +17,10 @@ mod keyring;
 mod keys;
 mod keyset;
 mod principal;
+#[cfg(test)]
+pub mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use api_key::ApiKeys;
 pub use bearer::{Checked, Introspect, TOKEN_BYTES_MAX, verify};

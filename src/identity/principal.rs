@@ -23,7 +23,8 @@ pub struct Principal {
     pub name: Box<str>,
     /// In the order of the token.
     pub scopes: Vec<Box<str>>,
-    /// Unix seconds from which on it is no longer to be taken, leeway included; `None`: never (API keys).
+    /// Unix seconds from which on it is no longer to be taken, leeway included; `None`: nothing says
+    /// (API keys, and answers of introspection without `exp`).
     pub expires: Option<u64>,
 }
 

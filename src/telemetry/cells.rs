@@ -99,6 +99,7 @@ pub struct WorkerCells {
     /// Open event streams.
     pub streams: Count,
     refusals: Mutex<BTreeMap<&'static str, u64>>,
+    denials: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl WorkerCells {
@@ -106,6 +107,15 @@ impl WorkerCells {
     /// the steady state.
     pub fn refused(&self, reason: &'static str) {
         *self.refusals.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    /// Count a credential that was not taken, by reason. As [`refused`](WorkerCells::refused).
+    pub fn denied(&self, reason: &'static str) {
+        *self.denials.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    fn denials(&self) -> BTreeMap<&'static str, u64> {
+        self.denials.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn refusals(&self) -> BTreeMap<&'static str, u64> {
@@ -132,6 +142,7 @@ pub struct Series {
     pub workers: Vec<(Arc<WorkerCells>, &'static str, &'static str)>,
     pub upstreams: Vec<(String, Vec<Arc<UpstreamCells>>)>,
     pub refusals: BTreeMap<&'static str, u64>,
+    pub denials: BTreeMap<&'static str, u64>,
     pub restarts: u64,
 }
 
@@ -165,10 +176,13 @@ impl Registry {
 
     pub fn series(&self) -> Series {
         let inner = self.lock();
-        let mut refusals = BTreeMap::new();
+        let (mut refusals, mut denials) = (BTreeMap::new(), BTreeMap::new());
         for (cells, ..) in &inner.workers {
             for (reason, count) in cells.refusals() {
                 *refusals.entry(reason).or_default() += count;
+            }
+            for (reason, count) in cells.denials() {
+                *denials.entry(reason).or_default() += count;
             }
         }
         Series {
@@ -179,6 +193,7 @@ impl Registry {
                 .map(|(name, cells)| (name.clone(), cells.iter().map(|(_, cells)| cells.clone()).collect()))
                 .collect(),
             refusals,
+            denials,
             restarts: self.restarts.load(Relaxed),
         }
     }

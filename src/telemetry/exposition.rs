@@ -126,6 +126,8 @@ fn process_families(out: &mut Vec<MetricFamily>, series: &Series) {
     out.push(counter("shadowcat_worker_restarts_total", "Workers that died and were started anew.", restarts));
     let refusals = series.refusals.iter().map(|(reason, &count)| (vec![label("reason", reason)], count));
     out.push(counter("shadowcat_refusals_total", "Requests that the proxy refused itself, by reason.", refusals));
+    let denials = series.denials.iter().map(|(reason, &count)| (vec![label("reason", reason)], count));
+    out.push(counter("shadowcat_auth_failures_total", "Credentials that were not taken, by reason.", denials));
     let drivers = series.workers.iter().enumerate().map(|(index, (_, driver, flags))| {
         (vec![label("worker", &index.to_string()), label("driver", driver), label("flags", flags)], 1)
     });

@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::refusal::Refusal;
-use super::{Flags, Phase, Scratch, Worker, exchange, refusal};
+use super::{Flags, Phase, Scratch, Worker, auth, exchange, refusal};
 use crate::config::plan::Plan;
 use crate::net::{self, Buffer, Canceller, Stream, within};
 use crate::wire::http1::head;
@@ -30,6 +30,8 @@ pub struct Client {
     pub address: Box<str>,
     /// `Forwarded` and `X-Forwarded-*` of this peer are believed.
     pub trusted: bool,
+    /// The verdict on its latest token.
+    pub memo: auth::Memo,
     flags: Rc<Flags>,
 }
 
@@ -95,7 +97,14 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         let guard = Registered { worker: worker.clone(), id };
         let served = async {
             if let Some((peer, trusted)) = identify(&worker, &stream, peer.ip().to_canonical()).await {
-                let client = Client { stream, peer, address: peer.to_string().into(), trusted, flags };
+                let client = Client {
+                    stream,
+                    peer,
+                    address: peer.to_string().into(),
+                    trusted,
+                    memo: auth::Memo::default(),
+                    flags,
+                };
                 serve(&worker, &client).await;
             }
         };

@@ -3,8 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::auth::{self, Caller};
 use super::connection::{After, Client};
 use super::envelope::{self, Envelope, Intake};
 use super::guard::{self, Request};
@@ -18,6 +20,7 @@ use super::upstream::{self, Lease, LocalView};
 use super::{Phase, Scratch, Worker, local};
 use crate::base::SessionId;
 use crate::config::plan::Plan;
+use crate::identity::Credential;
 use crate::net::{self, Buffer, Stream, within};
 use crate::store::{Reservation, Transport};
 use crate::telemetry::UpstreamCells;
@@ -33,6 +36,7 @@ pub struct Exchange<'a> {
     pub view: &'a LocalView,
     pub client: &'a Client,
     pub request: &'a Request<'a>,
+    pub caller: &'a Caller,
     pub envelope: Envelope,
     pub begun: Instant,
     /// When `timeouts.request` is over.
@@ -129,23 +133,33 @@ async fn story(
         following = Buffer::default();
     }
     let request = guard::admit(plan, client, head, head_bytes.bytes())?;
-    if let Some(page) = local::find(worker, &request) {
+    if let Some(page) = local::find(worker, view, &request) {
         let keep = Box::pin(local::answer(worker, view, client, &request, page)).await;
         *input = following;
         return Ok(if keep { After::KeepAlive } else { After::Linger });
+    }
+    let identified = auth::identify(worker, &view.view, client, &request).await;
+    if let Err(refusal) = &identified
+        && !request.is_soon_read(plan.limits.peek_bytes_max)
+    {
+        return Err(refusal.clone().closing());
     }
     let (envelope, mut intake) = envelope::read(plan, client, &request, following, peek).await?;
     if intake.is_whole() {
         *input = std::mem::take(&mut intake.rest);
         standing.keep_alive = request.keep_alive();
     }
-    let session = session::resume(worker, view, &request, &envelope)?;
-    let subject = Subject { client, request: &request, session: session.as_ref(), peek, user: None, at: begun };
+    let caller = identified?;
+    auth::authorize(&view.view, client, &request, peek, intake.is_whole(), &caller)?;
+    let session = session::resume(worker, view, &request, &envelope, &caller)?;
+    let user = caller.known().map(|known| (&*known.principal.name, &*known.identity));
+    let subject = Subject { client, request: &request, session: session.as_ref(), peek, user, at: begun };
     limit::admit(worker, &view.view, &subject)?;
     let reserved = session::reserve(worker, &request, &envelope, session.as_ref())?;
     let deadline = plan.timeouts.request.map(|limit| begun + limit);
     let timeout = Cell::new(Duration::MAX);
-    let exchange = Exchange { worker, view, client, request: &request, envelope, begun, deadline, timeout };
+    let caller = &caller;
+    let exchange = Exchange { worker, view, client, request: &request, caller, envelope, begun, deadline, timeout };
     let peek = RefCell::new(peek);
 
     let mut sending = Sending::new(session.as_ref(), intake);
@@ -161,6 +175,12 @@ async fn story(
                 continue;
             }
         };
+        if answer.status == 401
+            && sending.credential.is_some()
+            && let Some(keys) = &view.view.keys
+        {
+            keys.credential_refused(lease.index);
+        }
         let parts = Parts { answer, bytes, session: session.as_ref(), reserved };
         let end = finish(&exchange, standing, input, &lease, parts, upload, watch).await?;
         if end.reusable {
@@ -173,6 +193,8 @@ async fn story(
 /// The request on its way to an upstream, perhaps more than once.
 struct Sending<'a> {
     session: Option<&'a Session>,
+    /// Ours at the upstream that was chosen.
+    credential: Option<Arc<Credential>>,
     /// A whole body is kept for a second try; one that streams is given away.
     body: Buffer,
     streaming: Option<Intake>,
@@ -184,10 +206,11 @@ impl<'a> Sending<'a> {
     fn new(session: Option<&'a Session>, mut intake: Intake) -> Sending<'a> {
         let body = std::mem::take(&mut intake.body);
         let was_streaming = !intake.is_whole();
-        Sending { session, body, streaming: was_streaming.then_some(intake), was_streaming, retried: false }
+        let streaming = was_streaming.then_some(intake);
+        Sending { session, credential: None, body, streaming, was_streaming, retried: false }
     }
 
-    async fn lease(&self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
+    async fn lease(&mut self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
         let (worker, view) = (exchange.worker, exchange.view);
         let lease = match self.session {
             Some(session) => match upstream::lease(worker, view, Some(session.upstream), self.retried).await {
@@ -200,6 +223,12 @@ impl<'a> Sending<'a> {
             None => self.lease_any(exchange).await?,
         };
         exchange.timeout.set(view.view.upstreams[lease.index].plan.timeout);
+        if let Some(keys) = &view.view.keys {
+            self.credential = keys.credential(lease.index).map_err(|error| {
+                tracing::error!(upstream = exchange.name(&lease), %error, "a request cannot be sent");
+                Refusal::NO_CREDENTIAL
+            })?;
+        }
         lease.cells().requests.add(1);
         Ok(lease)
     }
@@ -232,8 +261,7 @@ impl<'a> Sending<'a> {
         };
         let upstream = &exchange.view.view.upstreams[lease.index];
         let mut out = Buffer::small();
-        let request = exchange.request;
-        outbound::request(out.vec(), exchange.plan(), exchange.client, request, upstream, self.session, framing);
+        outbound::request(out.vec(), exchange, upstream, self.credential.as_deref(), self.session, framing);
         let limit = exchange.upstream_timeout();
         if self.was_streaming && framing == BodyLength::Chunked && !self.body.is_empty() {
             let size = crate::wire::http1::encode::chunk_head(self.body.len());
@@ -386,6 +414,7 @@ async fn settle_session(
         upstream_session: issued,
         protocol: request.find(Name::McpProtocolVersion).unwrap_or(b""),
         transport: Transport::StreamableHttp,
+        caller: exchange.caller,
     };
     match Box::pin(session::begin(worker, reserved.take(), birth)).await {
         Ok(id) => Ok(Some(id)),
@@ -410,6 +439,10 @@ fn abandon(exchange: &Exchange<'_>, index: usize, upstream_session: &[u8]) {
         if request.host.is_empty() { upstream.plan.authority.as_bytes() } else { request.host },
     );
     encode::field(out.vec(), header::SESSION_ID.as_bytes(), upstream_session);
+    let keys = exchange.view.view.keys.as_ref();
+    if let Some(own) = keys.and_then(|keys| keys.credential(index).ok().flatten()) {
+        encode::field(out.vec(), own.field.as_bytes(), own.value.expose().as_bytes());
+    }
     encode::end(out.vec());
     let limit = upstream.plan.timeout;
     net::spawn(async move {

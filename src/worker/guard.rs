@@ -6,7 +6,7 @@ use super::connection::Client;
 use super::refusal::Refusal;
 use crate::config::plan::{GuardsPlan, Plan};
 use crate::wire::http1::framing::{self, BodyLength, RequestFraming};
-use crate::wire::http1::head::{Method, Name, RequestHead, Version};
+use crate::wire::http1::head::{Field, Method, Name, RequestHead, Version};
 
 /// A request whose framing is beyond doubt and whose Host and Origin are allowed.
 pub struct Request<'a> {
@@ -32,6 +32,17 @@ impl<'a> Request<'a> {
         &path[..memchr::memchr(b'?', path).unwrap_or(path.len())]
     }
 
+    /// Without query, for comparisons with configured paths.
+    pub fn path_text(&self) -> std::borrow::Cow<'a, str> {
+        String::from_utf8_lossy(self.path())
+    }
+
+    /// The values of a field that the parser does not know by name.
+    pub fn fields_named<'b>(&'b self, name: &'b [u8]) -> impl Iterator<Item = &'a [u8]> + 'b {
+        let named = move |field: &&Field| field.name.of(self.bytes).eq_ignore_ascii_case(name);
+        self.head.fields.iter().filter(named).map(|field| field.value.of(self.bytes))
+    }
+
     pub fn find(&self, name: Name) -> Option<&'a [u8]> {
         self.head.find(self.bytes, name)
     }
@@ -46,6 +57,15 @@ impl<'a> Request<'a> {
 
     pub fn expects_continue(&self) -> bool {
         self.framing.expect_continue && self.head.version == Version::Http11
+    }
+
+    /// Whether its body will be read to its end anyhow: a refusal may wait for that, and the connection goes on.
+    pub fn is_soon_read(&self, limit: usize) -> bool {
+        match self.framing.body {
+            BodyLength::Empty => true,
+            BodyLength::Length(length) => length <= limit as u64 && !self.expects_continue(),
+            BodyLength::Chunked | BodyLength::UntilClose => false,
+        }
     }
 
     pub fn is_http10(&self) -> bool {

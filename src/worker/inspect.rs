@@ -121,6 +121,7 @@ impl Opening {
             return Ok(());
         };
         let birth = Birth {
+            caller: exchange.caller,
             upstream: &exchange.view.view.upstreams[self.upstream].plan.name,
             upstream_session: &block[span.clone()],
             protocol: b"2024-11-05",

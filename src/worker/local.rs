@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::connection::Client;
 use super::guard::Request;
 use super::upstream::LocalView;
-use super::{Worker, outbound};
+use super::{Worker, auth, outbound};
 use crate::net::{Buffer, within};
 use crate::telemetry::exposition::{self, Rates, Sessions};
 use crate::wire::http1::encode;
@@ -18,12 +18,15 @@ pub enum Page {
     Health,
     Ready,
     Metrics,
+    /// RFC 9728.
+    ResourceMetadata,
     PanicConnection,
     PanicWorker,
 }
 
-pub fn find(worker: &Worker, request: &Request<'_>) -> Option<Page> {
+pub fn find(worker: &Worker, view: &LocalView, request: &Request<'_>) -> Option<Page> {
     match request.path() {
+        path if view.view.gate.is_some() && is_metadata(path) => Some(Page::ResourceMetadata),
         b"/health" => Some(Page::Health),
         b"/ready" => Some(Page::Ready),
         b"/metrics" => Some(Page::Metrics),
@@ -40,7 +43,7 @@ pub async fn answer(worker: &Worker, view: &LocalView, client: &Client, request:
     if !matches!(request.method(), Method::Get | Method::Head) {
         outbound::own_head(out.vec(), 405, "text/plain", 0, keep, |out| encode::field(out, b"Allow", b"GET, HEAD"));
     } else {
-        let (status, kind, body) = render(worker, view, page);
+        let (status, kind, body) = render(worker, view, client, request, page);
         outbound::own_head(out.vec(), status, kind, body.len(), keep, |out| {
             encode::field(out, b"Cache-Control", b"no-store");
         });
@@ -54,7 +57,13 @@ pub async fn answer(worker: &Worker, view: &LocalView, client: &Client, request:
     keep
 }
 
-fn render(worker: &Worker, view: &LocalView, page: Page) -> (u16, &'static str, Vec<u8>) {
+fn render(
+    worker: &Worker,
+    view: &LocalView,
+    client: &Client,
+    request: &Request<'_>,
+    page: Page,
+) -> (u16, &'static str, Vec<u8>) {
     const JSON: &str = "application/json";
     match page {
         Page::Health => (200, JSON, br#"{"status":"ok"}"#.to_vec()),
@@ -82,12 +91,24 @@ fn render(worker: &Worker, view: &LocalView, page: Page) -> (u16, &'static str, 
             let page = exposition::render(&series, &sessions, &rates, durations, worker.shared.started.elapsed());
             (200, exposition::CONTENT_TYPE, page)
         }
+        Page::ResourceMetadata => match (&view.view.plan.auth, &view.view.keys) {
+            (Some(plan), Some(keys)) => {
+                let path = &request.path_text()[auth::METADATA_PATH.len()..];
+                (200, JSON, auth::metadata(plan, &keys.current(), client, request.host, path))
+            }
+            _ => (404, JSON, b"{}".to_vec()),
+        },
         Page::PanicConnection => panic!("asked to panic by a fault test"),
         Page::PanicWorker => {
             worker.shared.tell(worker.index, super::Command::Die);
             (202, JSON, b"{}".to_vec())
         }
     }
+}
+
+/// The well-known path, also with a resource's own path behind it (RFC 9728 section 3.1).
+fn is_metadata(path: &[u8]) -> bool {
+    path.strip_prefix(auth::METADATA_PATH.as_bytes()).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
 }
 
 fn unreadiness(worker: &Worker, view: &LocalView) -> Option<&'static str> {

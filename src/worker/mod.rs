@@ -7,7 +7,8 @@
 //! connection  one client: keep-alive loop, read a head
 //! exchange    ONE REQUEST: the whole story, and the only caller of the stages below
 //!   guard       framing, Host, Origin                        -> Request
-//!   local       /health /ready /metrics
+//!   local       /health /ready /metrics, metadata of the resource
+//!   auth        who asks, and whether that one may           -> Caller
 //!   envelope    what MCP says: era, method, id, name         -> Envelope
 //!   session     whose session it is                          -> Session
 //!   limit       how much one may ask
@@ -18,6 +19,7 @@
 //! ```
 
 mod accept;
+mod auth;
 mod connection;
 mod envelope;
 mod exchange;
@@ -46,6 +48,7 @@ use crate::net::{self, stream};
 use crate::telemetry::WorkerCells;
 use crate::wire::http1::head::{RequestHead, ResponseHead};
 use crate::wire::json::Peek;
+pub use auth::Gate;
 pub use limit::{RateLimits, Rules};
 pub use shared::{Command, Shared, Upstream, View};
 
@@ -63,6 +66,7 @@ pub struct Worker {
     view: RefCell<Rc<upstream::LocalView>>,
     sessions: session::Hot,
     told: limit::Told,
+    remembered: auth::Remembered,
     #[expect(clippy::vec_box, reason = "connections take and give the boxes, which keeps their futures small")]
     scratch: RefCell<Vec<Box<Scratch>>>,
     connections: RefCell<HashMap<u64, Rc<Flags>>>,
@@ -159,6 +163,7 @@ impl Worker {
             view: RefCell::new(Rc::new(view)),
             sessions: session::Hot::default(),
             told: limit::Told::default(),
+            remembered: auth::Remembered::default(),
             scratch: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(0),

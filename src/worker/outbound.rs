@@ -1,10 +1,11 @@
 //! The heads that leave, always rebuilt from parsed fields: a received framing field is never copied.
 
 use super::connection::Client;
+use super::exchange::Exchange;
 use super::guard::Request;
 use super::session::Session;
 use super::shared::Upstream;
-use crate::config::plan::Plan;
+use crate::identity::Credential;
 use crate::wire::http1::encode;
 use crate::wire::http1::framing::BodyLength;
 use crate::wire::http1::head::{Method, Name, ResponseHead, Version};
@@ -16,13 +17,14 @@ const VIA: &[u8] = b"1.1 shadowcat";
 /// The head of a request as upstream gets it. `body` is the framing that we chose.
 pub fn request(
     out: &mut Vec<u8>,
-    plan: &Plan,
-    client: &Client,
-    request: &Request<'_>,
+    exchange: &Exchange<'_>,
     upstream: &Upstream,
+    credential: Option<&Credential>,
     session: Option<&Session>,
     body: BodyLength,
 ) {
+    let Exchange { client, request, caller, .. } = *exchange;
+    let plan = exchange.plan();
     let bytes = request.bytes;
     let target = target(request, upstream, session);
     encode::request_line(out, request.head.method_text.of(bytes), &target);
@@ -31,16 +33,32 @@ pub fn request(
     } else {
         encode::field(out, b"Host", request.host);
     }
+    let asked = plan.auth.is_some();
+    let replaced = |name: &[u8]| credential.is_some_and(|own| own.field.as_bytes().eq_ignore_ascii_case(name));
+    let api_key = plan.auth.as_ref().map(|auth| auth.api_key_header.as_bytes());
+    let is_ours = |name: &[u8]| api_key.is_some_and(|own| own.eq_ignore_ascii_case(name)) || replaced(name);
     for field in encode::forwardable(&request.head.fields, bytes) {
         let forward = match field.known {
             Name::Host | Name::McpSessionId => false,
             Name::Forwarded | Name::XForwardedFor | Name::XForwardedProto | Name::XForwardedHost => false,
             Name::XForwardedOther => client.trusted,
+            // Who the client claims to be is believed of a trusted proxy, and only while we do not ask ourselves.
+            Name::Identity => client.trusted && !asked,
+            // A client's credential was for us. Where nobody asked for it, it may be for upstream.
+            Name::Authorization => !asked && !replaced(b"Authorization"),
+            Name::Other => !is_ours(field.name.of(bytes)),
             _ => true,
         };
         if forward {
             encode::field(out, field.name.of(bytes), field.value.of(bytes));
         }
+    }
+    if let Some(own) = credential {
+        encode::field(out, own.field.as_bytes(), own.value.expose().as_bytes());
+    }
+    if let Some(principal) = caller.principal() {
+        encode::field(out, b"X-Forwarded-User", principal.name.as_bytes());
+        encode::field(out, b"X-Forwarded-Scopes", principal.scopes.join(" ").as_bytes());
     }
     if let Some(upstream_id) = session.and_then(Session::header_value) {
         encode::field(out, header::SESSION_ID.as_bytes(), upstream_id);

@@ -28,6 +28,8 @@ pub struct Refusal {
     pub close: bool,
     /// Seconds for `Retry-After`.
     pub retry_after: Option<u32>,
+    /// `WWW-Authenticate`.
+    pub challenge: Option<Box<str>>,
     /// Why it is 429.
     pub exceeded: Option<Exceeded>,
 }
@@ -47,7 +49,16 @@ pub struct Exceeded {
 const SERVER: i32 = -32000;
 
 const fn no(status: u16, code: i32, reason: &'static str, message: &'static str) -> Refusal {
-    Refusal { status, code, reason, message: Cow::Borrowed(message), close: false, retry_after: None, exceeded: None }
+    Refusal {
+        status,
+        code,
+        reason,
+        message: Cow::Borrowed(message),
+        close: false,
+        retry_after: None,
+        challenge: None,
+        exceeded: None,
+    }
 }
 
 const fn fatal(mut refusal: Refusal) -> Refusal {
@@ -74,6 +85,20 @@ impl Refusal {
     pub const METHOD: Refusal = fatal(no(405, SERVER, "method", "CONNECT and TRACE are not served"));
     pub const HOST: Refusal = no(403, SERVER, "host", "this Host is not served here; see proxy.allowed_hosts");
     pub const ORIGIN: Refusal = no(403, SERVER, "origin", "this Origin is not allowed; see proxy.allowed_origins");
+    pub const CREDENTIALS: Refusal = no(400, code::INVALID_REQUEST, "credentials", "more than one credential");
+    pub const TOKEN_IN_QUERY: Refusal =
+        no(400, code::INVALID_REQUEST, "token_in_query", "a token belongs into the Authorization field");
+    pub const BATCH: Refusal = no(400, code::INVALID_REQUEST, "batch", "batches are not allowed here");
+    pub const AUTH_CLOSED: Refusal = no(
+        503,
+        SERVER,
+        "auth_closed",
+        "authentication is on, and nothing says how to verify a credential: see [auth] jwks_url, issuer",
+    );
+    pub const NO_CREDENTIAL: Refusal =
+        later(5, no(503, SERVER, "no_credential", "no credential for upstream could be had"));
+    pub const AUTH_UNAVAILABLE: Refusal =
+        later(5, no(503, SERVER, "auth_unavailable", "credentials cannot be verified now"));
     pub const SESSION_HEADER: Refusal =
         no(400, code::INVALID_REQUEST, "session_header", "more than one Mcp-Session-Id");
     pub const SESSION_UNKNOWN: Refusal = no(404, -32001, "session_unknown", "Session not found");
@@ -128,6 +153,16 @@ impl Refusal {
         Refusal { message: message.into(), ..no(400, code::HEADER_MISMATCH, "header_mismatch", "") }
     }
 
+    pub fn unauthorized(challenge: Box<str>) -> Refusal {
+        let refusal = no(401, SERVER, "unauthorized", "a valid credential is needed");
+        Refusal { challenge: Some(challenge), ..refusal }
+    }
+
+    pub fn forbidden(challenge: Box<str>) -> Refusal {
+        let refusal = no(403, SERVER, "insufficient_scope", "the credential does not allow this");
+        Refusal { challenge: Some(challenge), ..refusal }
+    }
+
     pub fn exceeded(exceeded: Exceeded) -> Refusal {
         let message = format!("rate limit exceeded ({}): try again in {} s", exceeded.kind, exceeded.reset_s);
         let retry_after = u32::try_from(exceeded.reset_s).unwrap_or(u32::MAX);
@@ -168,6 +203,9 @@ pub async fn answer(worker: &Worker, client: &Client, refusal: &Refusal, id: Opt
     outbound::own_head(out.vec(), refusal.status, "application/json", body.len(), keep && !refusal.close, |out| {
         if refusal.status == 405 {
             crate::wire::http1::encode::field(out, b"Allow", b"GET, HEAD, POST, DELETE, OPTIONS");
+        }
+        if let Some(challenge) = &refusal.challenge {
+            crate::wire::http1::encode::field(out, b"WWW-Authenticate", challenge.as_bytes());
         }
         if let Some(Exceeded { kind, limit, window_s, reset_s }) = refusal.exceeded {
             // draft-ietf-httpapi-ratelimit-headers-10.

@@ -8,12 +8,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::Worker;
+use super::auth::Caller;
 use super::envelope::Envelope;
 use super::guard::Request;
 use super::refusal::Refusal;
 use super::upstream::LocalView;
 use crate::base::{SessionId, Span};
-use crate::store::{Record, Reservation, Store, Transport};
+use crate::store::{Principal, Record, Reservation, Store, Transport};
 use crate::wire::http1::head::{Method, Name};
 use crate::wire::mcp::Era;
 use crate::wire::sse;
@@ -77,6 +78,7 @@ pub fn resume(
     view: &LocalView,
     request: &Request<'_>,
     envelope: &Envelope,
+    caller: &Caller,
 ) -> Result<Option<Session>, Refusal> {
     // Modern requests have no sessions; a header that looks like one is not passed on.
     if envelope.era == Era::Modern {
@@ -97,8 +99,22 @@ pub fn resume(
     if by_query != in_target.is_some() {
         return Err(Refusal::SESSION_UNKNOWN);
     }
+    if !is_owned_by(&entry.record, caller) {
+        // The same answer as for an id that was never issued: nobody learns which ids there are.
+        tracing::info!(session = ?id, "refused somebody else's session");
+        return Err(Refusal::SESSION_UNKNOWN);
+    }
     let upstream = view.view.upstream_named(&entry.record.upstream).ok_or(Refusal::SESSION_UNKNOWN)?;
     Ok(Some(Session { id, upstream, entry, in_target }))
+}
+
+/// A session belongs to issuer and subject of the one who began it.
+fn is_owned_by(record: &Record, caller: &Caller) -> bool {
+    match (&record.principal, caller.principal()) {
+        (None, None) => true,
+        (Some(owner), Some(caller)) => *owner.issuer == *caller.issuer && *owner.subject == *caller.subject,
+        _ => false,
+    }
 }
 
 /// The id of a 2024-11-05 session in the query; `None` in it if it cannot be one of ours, so names no session.
@@ -210,6 +226,7 @@ pub struct Birth<'a> {
     pub upstream_session: &'a [u8],
     pub protocol: &'a [u8],
     pub transport: Transport,
+    pub caller: &'a Caller,
 }
 
 /// Begin a session: on return it is committed, so that the client may see its id.
@@ -231,7 +248,10 @@ pub async fn begin(worker: &Worker, reserved: Option<Reservation>, birth: Birth<
         upstream_session: String::from_utf8_lossy(upstream_session).into_owned(),
         protocol: String::from_utf8_lossy(birth.protocol).into_owned(),
         transport: birth.transport,
-        principal: None,
+        principal: birth
+            .caller
+            .principal()
+            .map(|caller| Principal { issuer: caller.issuer.to_string(), subject: caller.subject.to_string() }),
         created_ms: now,
         seen_ms: now,
     };

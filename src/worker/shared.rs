@@ -8,8 +8,10 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use futures_channel::mpsc::UnboundedSender;
 
+use super::auth::Gate;
 use super::limit::{RateLimits, Rules};
 use crate::config::plan::{Plan, UpstreamPlan};
+use crate::identity::Keys;
 use crate::net::tls::Connector;
 use crate::store::Store;
 use crate::table::{Affinity, Endpoint, Schedule};
@@ -22,6 +24,10 @@ pub struct View {
     /// In the order of the plan; an upstream is known by its place here within one view, by its name across views.
     pub upstreams: Vec<Upstream>,
     pub schedule: Arc<Schedule>,
+    /// What tokens are verified with, and what upstreams ask of us.
+    pub keys: Option<Arc<Keys>>,
+    /// `None`: nobody is asked who they are.
+    pub gate: Option<Arc<Gate>>,
     pub rules: Rules,
     pub limits: Arc<RateLimits>,
 }

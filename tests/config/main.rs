@@ -1,5 +1,6 @@
 //! Configuration as an operator meets it: files, variables, flags, and what is said when one is wrong.
 
+mod auth;
 mod commands;
 mod files;
 mod fuzzed;

@@ -80,11 +80,12 @@ fn examples() -> Vec<(String, String)> {
 #[test]
 fn every_key_can_be_set_by_its_variable_and_by_a_flag() {
     // What some keys make no sense without.
-    let base = "[tls]\ncert_path = \"/c\"\nkey_path = \"/k\"\nclient_ca_path = \"/a\"\n";
+    let base = "[tls]\ncert_path = \"/c\"\nkey_path = \"/k\"\nclient_ca_path = \"/a\"\n\
+                [auth]\naudience = \"https://proxy.example.com\"\n";
     let (_keep, path) = text_file(base);
     let examples = examples();
-    // All but the two lists of tables, which only a file can hold.
-    assert_eq!(examples.len() + 2, schema::KEYS.len());
+    // All but the three lists of tables, which only a file can hold.
+    assert_eq!(examples.len() + 3, schema::KEYS.len());
     for (key, value) in examples {
         let name = format!("SHADOWCAT_{}", key.replace('.', "_").to_uppercase());
         let mut by_variable = from_file(&path);

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod http;
+pub mod idp;
 pub mod mcp;
 pub mod proxy;
 pub mod tls;

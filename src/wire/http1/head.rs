@@ -58,6 +58,8 @@ pub enum Name {
     Expect,
     Forwarded,
     Host,
+    /// Who somebody in front says that the client is: `X-Forwarded-User`, `Remote-User` and their like.
+    Identity,
     KeepAlive,
     LastEventId,
     McpMethod,
@@ -483,18 +485,32 @@ fn name_of(name: &[u8]) -> Name {
         7 => &[("upgrade", Name::Upgrade), ("trailer", Name::Trailer)],
         8 => &[("mcp-name", Name::McpName)],
         9 => &[("forwarded", Name::Forwarded), ("x-real-ip", Name::XForwardedOther)],
+        11 => &[("remote-user", Name::Identity)],
         10 => &[("connection", Name::Connection), ("keep-alive", Name::KeepAlive), ("mcp-method", Name::McpMethod)],
         12 => &[("content-type", Name::ContentType)],
-        13 => &[("authorization", Name::Authorization), ("last-event-id", Name::LastEventId)],
+        13 => &[
+            ("authorization", Name::Authorization),
+            ("last-event-id", Name::LastEventId),
+            ("x-remote-user", Name::Identity),
+        ],
         14 => &[("content-length", Name::ContentLength), ("mcp-session-id", Name::McpSessionId)],
         15 => &[("x-forwarded-for", Name::XForwardedFor)],
         16 => &[
             ("content-encoding", Name::ContentEncoding),
             ("x-forwarded-host", Name::XForwardedHost),
             ("proxy-connection", Name::ProxyConnection),
+            ("x-forwarded-user", Name::Identity),
         ],
-        17 => &[("transfer-encoding", Name::TransferEncoding), ("x-forwarded-proto", Name::XForwardedProto)],
-        18 => &[("proxy-authenticate", Name::ProxyAuthenticate)],
+        17 => &[
+            ("transfer-encoding", Name::TransferEncoding),
+            ("x-forwarded-proto", Name::XForwardedProto),
+            ("x-forwarded-email", Name::Identity),
+        ],
+        18 => &[
+            ("proxy-authenticate", Name::ProxyAuthenticate),
+            ("x-forwarded-scopes", Name::Identity),
+            ("x-forwarded-groups", Name::Identity),
+        ],
         19 => &[("proxy-authorization", Name::ProxyAuthorization)],
         20 => &[("mcp-protocol-version", Name::McpProtocolVersion)],
         _ => &[],
@@ -503,6 +519,9 @@ fn name_of(name: &[u8]) -> Name {
         if name.eq_ignore_ascii_case(spelling.as_bytes()) {
             return *known;
         }
+    }
+    if name.len() > 15 && name[..15].eq_ignore_ascii_case(b"x-auth-request-") {
+        return Name::Identity;
     }
     if name.contains(&b'_') {
         Name::Underscored

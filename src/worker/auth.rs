@@ -1,0 +1,315 @@
+//! Who asks, and whether that one may: credentials to a [`Caller`], and what a request needs to a yes or no.
+//!
+//! Verdicts on tokens are remembered: for a connection, whose next request nearly always carries the same token, and for
+//! the worker. They die with the token and with the generation of the keys that they were made with.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::digest;
+
+use super::Worker;
+use super::connection::Client;
+use super::guard::Request;
+use super::refusal::Refusal;
+use super::shared::View;
+use crate::config::plan::{AuthPlan, Provider};
+use crate::identity::{self, ApiKeys, AuthError, Checked, Keyring, Keys, Principal};
+use crate::net::within;
+use crate::wire::http1::head::Name;
+use crate::wire::json::{Kind, Peek};
+use crate::wire::sse;
+
+/// Verdicts that a worker remembers; beyond, it starts its memory anew.
+const REMEMBERED_MAX: usize = 8_192;
+/// How long what an introspection endpoint said is believed at most: a revoked token lives no longer than this.
+const INTROSPECTED: u64 = 30;
+/// How long a request waits for keys, or for an answer about its token.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What credentials are verified with: built by control, one for all workers.
+pub struct Gate {
+    /// `None`: no tokens are taken.
+    pub keys: Option<Arc<Keys>>,
+    pub api_keys: ApiKeys,
+}
+
+/// Who asks.
+#[derive(Clone, Default)]
+pub enum Caller {
+    /// Nobody asked who it is.
+    #[default]
+    Anonymous,
+    Known(Rc<Known>),
+}
+
+/// A principal, as a verdict that can be remembered.
+pub struct Known {
+    pub principal: Principal,
+    /// Tells this user from all others, for rate limits.
+    pub identity: Box<[u8]>,
+    generation: u64,
+}
+
+impl Known {
+    fn new(principal: Principal, generation: u64) -> Rc<Known> {
+        let identity = principal.binding().as_bytes().as_slice().into();
+        Rc::new(Known { principal, identity, generation })
+    }
+}
+
+impl Caller {
+    pub fn known(&self) -> Option<&Known> {
+        match self {
+            Caller::Anonymous => None,
+            Caller::Known(known) => Some(known),
+        }
+    }
+
+    pub fn principal(&self) -> Option<&Principal> {
+        self.known().map(|known| &known.principal)
+    }
+}
+
+/// The verdict on the token that a connection sent last.
+pub type Memo = RefCell<Option<(Box<str>, Rc<Known>)>>;
+
+/// Verdicts on tokens, by SHA-256.
+#[derive(Default)]
+pub struct Remembered(RefCell<HashMap<[u8; 32], Rc<Known>>>);
+
+/// Where RFC 9728 section 3.1 puts the metadata; a resource's own path may follow.
+pub const METADATA_PATH: &str = "/.well-known/oauth-protected-resource";
+
+/// The public URL of `path`, as RFC 9728 section 1.2 names a resource.
+fn url(plan: &AuthPlan, client: &Client, host: &[u8], path: &str) -> String {
+    let configured = plan.resource.as_ref().and_then(|resource| url::Url::parse(resource).ok());
+    match configured {
+        Some(own) => format!("{}{path}", own.origin().ascii_serialization()),
+        None => {
+            let scheme = if client.stream.is_tls() { "https" } else { "http" };
+            format!("{scheme}://{}{path}", String::from_utf8_lossy(host))
+        }
+    }
+}
+
+/// `WWW-Authenticate` (RFC 6750 section 3, RFC 9728 section 5.1).
+fn challenge(
+    plan: &AuthPlan,
+    client: &Client,
+    request: &Request<'_>,
+    error: Option<&str>,
+    scopes: &[String],
+) -> Box<str> {
+    let path = request.path_text();
+    let path = if path == "/" { "" } else { &path };
+    let metadata = url(plan, client, request.host, &format!("{METADATA_PATH}{path}"));
+    let mut text = String::from("Bearer ");
+    if let Some(error) = error {
+        text.push_str(&format!("error=\"{error}\", "));
+    }
+    if !scopes.is_empty() {
+        text.push_str(&format!("scope=\"{}\", ", scopes.join(" ")));
+    }
+    text.push_str(&format!("resource_metadata=\"{metadata}\""));
+    text.into()
+}
+
+/// What a request shows of its sender.
+enum Credential<'a> {
+    Bearer(&'a str),
+    Key(&'a [u8]),
+}
+
+/// Who asks.
+///
+/// # Errors
+/// 401 with a challenge; 400 for credentials that are ambiguous or stand where they are seen by others; 503 while
+/// nobody can tell.
+pub async fn identify(worker: &Worker, view: &View, client: &Client, request: &Request<'_>) -> Result<Caller, Refusal> {
+    let (Some(plan), Some(gate)) = (&view.plan.auth, &view.gate) else { return Ok(Caller::Anonymous) };
+    let path = request.path_text();
+    if plan.is_public(&path) {
+        return Ok(Caller::Anonymous);
+    }
+    if plan.closed {
+        return Err(Refusal::AUTH_CLOSED);
+    }
+    let keys = request.fields_named(plan.api_key_header.as_bytes());
+    if request.head.count(Name::Authorization) + keys.count() > 1 {
+        return Err(Refusal::CREDENTIALS);
+    }
+    if sse::query_parameter(request.path_and_query(), b"access_token").is_some() {
+        return Err(Refusal::TOKEN_IN_QUERY);
+    }
+    match verify(worker, plan, gate, client, request).await {
+        Ok(known) => Ok(Caller::Known(known)),
+        Err(error) => {
+            worker.cells.denied(error.reason());
+            tracing::info!(peer = %client.peer, %path, reason = error.reason(), %error, "refused a credential");
+            if error.is_ours() {
+                return Err(Refusal::AUTH_UNAVAILABLE);
+            }
+            let said = (error != AuthError::Missing).then_some("invalid_token");
+            Err(Refusal::unauthorized(challenge(plan, client, request, said, &plan.scopes)))
+        }
+    }
+}
+
+/// Ask the providers in their order. The first that knows the credential decides; if none does, the first that could
+/// say something of it says why.
+async fn verify(
+    worker: &Worker,
+    plan: &AuthPlan,
+    gate: &Gate,
+    client: &Client,
+    request: &Request<'_>,
+) -> Result<Rc<Known>, AuthError> {
+    let credential = credential(plan, request)?;
+    let mut refused = AuthError::Missing;
+    for provider in &plan.providers {
+        let verdict = match (provider, &credential, &gate.keys) {
+            (Provider::OAuth2, Some(Credential::Bearer(token)), Some(keys)) => {
+                bearer(worker, keys, client, token).await
+            }
+            (Provider::ApiKey, Some(Credential::Bearer(key)), _) => api_key(gate, key.as_bytes()),
+            (Provider::ApiKey, Some(Credential::Key(key)), _) => api_key(gate, key),
+            _ => continue,
+        };
+        match verdict {
+            Ok(known) => return Ok(known),
+            Err(error) if matches!(refused, AuthError::Missing | AuthError::UnknownKey) => refused = error,
+            Err(_) => {}
+        }
+    }
+    Err(refused)
+}
+
+fn credential<'a>(plan: &AuthPlan, request: &Request<'a>) -> Result<Option<Credential<'a>>, AuthError> {
+    if let Some(key) = request.fields_named(plan.api_key_header.as_bytes()).next() {
+        return Ok(Some(Credential::Key(key)));
+    }
+    let Some(field) = request.find(Name::Authorization) else { return Ok(None) };
+    let (scheme, token) = field.split_at(memchr::memchr(b' ', field).unwrap_or(field.len()));
+    if !scheme.eq_ignore_ascii_case(b"Bearer") {
+        return Ok(None);
+    }
+    let token = std::str::from_utf8(token.trim_ascii()).map_err(|_| AuthError::Malformed("not ASCII"))?;
+    Ok(Some(Credential::Bearer(token)))
+}
+
+fn api_key(gate: &Gate, key: &[u8]) -> Result<Rc<Known>, AuthError> {
+    gate.api_keys.verify(key).map(|principal| Known::new(principal.clone(), 0))
+}
+
+async fn bearer(worker: &Worker, keys: &Keys, client: &Client, token: &str) -> Result<Rc<Known>, AuthError> {
+    let now = unix_seconds();
+    let generation = keys.current().generation;
+    let fresh = |known: &Rc<Known>| known.generation == generation && known.principal.is_current(now);
+    if let Some((_, known)) = client.memo.borrow().as_ref().filter(|(last, known)| **last == *token && fresh(known)) {
+        return Ok(known.clone());
+    }
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+    let found = worker.remembered.0.borrow().get(&hash).filter(|known| fresh(known)).cloned();
+    let known = match found {
+        Some(known) => known,
+        None => {
+            let (principal, generation) = ask(keys, token, now).await?;
+            let known = Known::new(principal, generation);
+            let mut remembered = worker.remembered.0.borrow_mut();
+            if remembered.len() >= REMEMBERED_MAX {
+                remembered.clear();
+            }
+            remembered.insert(hash, known.clone());
+            known
+        }
+    };
+    client.memo.replace(Some((token.into(), known.clone())));
+    Ok(known)
+}
+
+/// Verify a token that nobody remembers; once more after its key was looked for.
+async fn ask(keys: &Keys, token: &str, now: u64) -> Result<(Principal, u64), AuthError> {
+    let check = || {
+        let keyring = keys.current();
+        (identity::verify(token, &keyring, now), keyring.generation)
+    };
+    let mut checked = check();
+    if let (Err(AuthError::UnknownKid { issuer }), _) = checked
+        && let Some(fetched) = keys.unknown_kid(issuer)
+    {
+        let _ = within(PATIENCE, fetched).await;
+        checked = check();
+    }
+    let generation = checked.1;
+    match checked.0? {
+        Checked::Verified(principal) => Ok((principal, generation)),
+        Checked::Introspect(whom) => {
+            let answer = within(PATIENCE, keys.introspect(token, whom)).await;
+            let answer = answer.ok().and_then(Result::ok).unwrap_or(Err(AuthError::IntrospectionUnavailable));
+            let principal = answer?;
+            let believed = now + INTROSPECTED;
+            let expires = Some(principal.expires.map_or(believed, |expires| expires.min(believed)));
+            Ok((Principal { expires, ..principal }, generation))
+        }
+    }
+}
+
+/// Whether the caller may do this.
+///
+/// # Errors
+/// 403 with the scopes that it needs; 400 for a batch and 413 for a body too long to be looked into, where rules ask
+/// for methods or tools.
+pub fn authorize(
+    view: &View,
+    client: &Client,
+    request: &Request<'_>,
+    peek: &Peek,
+    whole: bool,
+    caller: &Caller,
+) -> Result<(), Refusal> {
+    let (Some(plan), Some(principal)) = (&view.plan.auth, caller.principal()) else { return Ok(()) };
+    let insufficient =
+        |scopes: &[String]| Refusal::forbidden(challenge(plan, client, request, Some("insufficient_scope"), scopes));
+    if !plan.scopes.is_empty() && !principal.has_any_scope(&plan.scopes) {
+        return Err(insufficient(&plan.scopes));
+    }
+    if plan.rules.is_empty() {
+        return Ok(());
+    }
+    if plan.rules.iter().any(|rule| rule.method.is_some() || rule.tool.is_some()) {
+        if !whole {
+            return Err(Refusal::BODY_TOO_LONG);
+        }
+        if peek.kind() == Kind::Batch {
+            return Err(Refusal::BATCH);
+        }
+    }
+    let path = request.path_text();
+    let method = peek.method().and_then(|method| std::str::from_utf8(method).ok());
+    let tool = peek.name().filter(|_| method == Some("tools/call")).and_then(|tool| std::str::from_utf8(tool).ok());
+    match plan.rules.iter().find(|rule| rule.covers(&path, method, tool) && !principal.has_all_scopes(&rule.scopes)) {
+        Some(rule) => Err(insufficient(&rule.scopes)),
+        None => Ok(()),
+    }
+}
+
+/// The metadata of the protected resource at `path` (RFC 9728 section 2).
+pub(super) fn metadata(plan: &AuthPlan, keyring: &Keyring, client: &Client, host: &[u8], path: &str) -> Vec<u8> {
+    let issuers: Vec<&str> = keyring.issuers.iter().filter_map(|issuer| Some(&**issuer.name.text()?)).collect();
+    let document = serde_json::json!({
+        "resource": url(plan, client, host, path),
+        "authorization_servers": issuers,
+        "scopes_supported": plan.scopes,
+        "bearer_methods_supported": ["header"],
+    });
+    document.to_string().into_bytes()
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
