@@ -65,7 +65,8 @@ fn start_demo() -> Result<demo::Running, Failure> {
 
 fn announce(address: SocketAddr, plan: &Plan, is_demo: bool) {
     let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "shadowcat {} listening on http://{address}", env!("CARGO_PKG_VERSION"));
+    let scheme = if plan.tls.is_some() { "https" } else { "http" };
+    let _ = writeln!(stderr, "shadowcat {} listening on {scheme}://{address}", env!("CARGO_PKG_VERSION"));
     if plan.upstreams.is_empty() {
         let _ = writeln!(stderr, "no upstream yet: requests get 503; start with --upstream URL");
     }

@@ -22,6 +22,8 @@ pub struct Plan {
     pub timeouts: TimeoutsPlan,
     pub pool: PoolPlan,
     pub guards: GuardsPlan,
+    /// `None`: clients speak plain HTTP.
+    pub tls: Option<TlsPlan>,
     pub rates: RatesPlan,
     /// `None`: anybody may ask.
     pub auth: Option<AuthPlan>,
@@ -152,6 +154,26 @@ impl GuardsPlan {
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|range| range.contains(address))
     }
+}
+
+/// TLS towards clients.
+#[derive(Clone, Debug)]
+pub struct TlsPlan {
+    /// Certificate chain and key, PEM files. The first is for who names no server, or an unknown one. Never empty.
+    pub pairs: Vec<(PathBuf, PathBuf)>,
+    pub min_version: TlsVersion,
+    /// Roots that sign clients' certificates; `None`: clients are not asked for one.
+    pub client_ca_path: Option<PathBuf>,
+    pub require_client_cert: bool,
+    pub handshake_timeout: Duration,
+    /// Over all workers.
+    pub handshakes_max: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    Tls12,
+    Tls13,
 }
 
 /// How much one may ask; all absent where `[rate_limit]` is off.

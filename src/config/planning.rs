@@ -45,6 +45,7 @@ pub fn plan(planner: &mut Planner<'_>) -> Plan {
         timeouts: timeouts(planner.layers),
         pool: planner.pool(),
         guards: guards(planner.layers),
+        tls: tls(planner),
         rates: rates(planner.layers),
         auth: auth::plan(planner),
         log: planner.log(),
@@ -203,6 +204,30 @@ fn guards(layers: &Layers) -> GuardsPlan {
         proxy_protocol: layers.required("proxy.proxy_protocol"),
         rewrite_host: layers.required("proxy.rewrite_host"),
     }
+}
+
+fn tls(planner: &mut Planner<'_>) -> Option<TlsPlan> {
+    let layers = planner.layers;
+    if layers.optional::<bool>("tls.enabled") == Some(false) {
+        return None;
+    }
+    let first = (layers.optional("tls.cert_path")?, layers.optional("tls.key_path")?);
+    let mut pairs = vec![first];
+    for record in layers.tables.get("tls.certificates").into_iter().flatten().filter(|record| !record.broken) {
+        match (record.optional("cert_path"), record.optional("key_path")) {
+            (Some(certificate), Some(key)) => pairs.push((certificate, key)),
+            _ => planner.errors.push(record.origin.problem("[[tls.certificates]] needs both cert_path and key_path")),
+        }
+    }
+    let newest = planner.text("tls.min_version") == "1.3";
+    Some(TlsPlan {
+        pairs,
+        min_version: if newest { TlsVersion::Tls13 } else { TlsVersion::Tls12 },
+        client_ca_path: layers.optional("tls.client_ca_path"),
+        require_client_cert: layers.required("tls.require_client_cert"),
+        handshake_timeout: layers.required("tls.handshake_timeout"),
+        handshakes_max: layers.required("tls.max_handshakes"),
+    })
 }
 
 /// Windows of the short spellings.

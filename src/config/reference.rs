@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::environment::variable_of;
-use super::schema::{API_KEY_KEYS, ISSUER_KEYS, KEYS, Key, RULE_KEYS, SECTIONS, UPSTREAM_KEYS};
+use super::schema::{API_KEY_KEYS, CERTIFICATE_KEYS, ISSUER_KEYS, KEYS, Key, RULE_KEYS, SECTIONS, UPSTREAM_KEYS};
 use super::unbuilt;
 use super::values::{Item, Kind};
 
@@ -24,10 +24,13 @@ pub fn reference() -> String {
             continue;
         }
         table(&mut out, KEYS.iter().filter(|key| key.section == *section), variable);
-        if *section == "auth" {
-            for (title, keys) in
-                [("[[auth.issuers]]", ISSUER_KEYS), ("[[auth.rules]]", RULE_KEYS), ("[[auth.api_keys]]", API_KEY_KEYS)]
-            {
+        for (title, keys) in [
+            ("[[auth.issuers]]", ISSUER_KEYS),
+            ("[[auth.rules]]", RULE_KEYS),
+            ("[[auth.api_keys]]", API_KEY_KEYS),
+            ("[[tls.certificates]]", CERTIFICATE_KEYS),
+        ] {
+            if keys[0].section.strip_prefix(section).is_some_and(|rest| rest.starts_with('.')) {
                 let _ = write!(out, "\n### `{title}`\n");
                 table(&mut out, keys.iter(), |_| String::new());
             }

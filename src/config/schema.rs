@@ -344,6 +344,15 @@ pub const KEYS: &[Key] = &[
     key("tls", "client_ca_path", Path, "", "PEM file of the roots that sign clients' certificates."),
     key("tls", "require_client_cert", Bool, "false", "Whether a client without a certificate is refused."),
     key("tls", "min_version", Choice(&["1.2", "1.3"]), "1.2", "Oldest version of TLS that is spoken."),
+    key("tls", "handshake_timeout", Duration, "10", "From the start of a connection to the end of its handshake."),
+    key("tls", "max_handshakes", Count(1, 1_000_000), "512", "Handshakes under way at a time; more are turned away."),
+    key(
+        "tls",
+        "certificates",
+        Tables(CERTIFICATE_KEYS),
+        "",
+        "`[[tls.certificates]]`: further pairs, each for the names that its certificate has (SNI).",
+    ),
     key("telemetry", "enabled", Bool, "", "Whether traces are sent. Default: once the section says anything."),
     key("telemetry", "service_name", Text, "shadowcat", "Our name in traces."),
     key("telemetry", "otlp_endpoint", Url, "http://localhost:4317", "Where traces go (OTLP over gRPC)."),
@@ -432,6 +441,12 @@ pub const ISSUER_KEYS: &[Key] = &[
     key("auth.issuers", "client_secret", Secret, "", "Our secret there."),
 ];
 
+/// The options of one `[[tls.certificates]]` table.
+pub const CERTIFICATE_KEYS: &[Key] = &[
+    key("tls.certificates", "cert_path", Path, "", "Certificate chain, PEM."),
+    key("tls.certificates", "key_path", Path, "", "Private key, PEM; a file that others can read is refused."),
+];
+
 /// The options of one `[[auth.rules]]` table.
 pub const RULE_KEYS: &[Key] = &[
     key("auth.rules", "path", Route, "", "The path it is about. Without it: any."),
@@ -465,7 +480,14 @@ mod tests {
 
     #[test]
     fn every_default_is_a_value_of_its_kind() {
-        for key in KEYS.iter().chain(UPSTREAM_KEYS).chain(ISSUER_KEYS).chain(RULE_KEYS).chain(API_KEY_KEYS) {
+        for key in KEYS
+            .iter()
+            .chain(UPSTREAM_KEYS)
+            .chain(ISSUER_KEYS)
+            .chain(RULE_KEYS)
+            .chain(API_KEY_KEYS)
+            .chain(CERTIFICATE_KEYS)
+        {
             assert_eq!(key.default.is_empty(), key.default_value().is_none(), "{}", key.path());
         }
     }

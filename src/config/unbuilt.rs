@@ -13,7 +13,6 @@ enum By {
 }
 
 const FEATURES: &[(&str, By)] = &[
-    ("TLS towards clients", By::Section("tls")),
     ("tracing", By::Section("telemetry")),
     ("active health checking", By::Section("health_check")),
     ("the circuit breaker", By::Section("circuit_breaker")),

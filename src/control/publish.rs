@@ -52,38 +52,36 @@ fn gate(plan: &AuthPlan, keys: Option<Arc<Keys>>) -> Gate {
     Gate { keys, api_keys: ApiKeys::new(api_keys) }
 }
 
-/// The same view with names resolved anew; `None` if nothing changed. A name that does not resolve now keeps the
-/// addresses that it had.
-pub fn resolved_anew(view: &View) -> Option<View> {
-    let mut changed = false;
-    let upstreams = view
-        .upstreams
-        .iter()
-        .map(|upstream| {
-            let mut addresses = upstream.addresses.clone();
-            if resolve::is_name(&upstream.plan.host) {
-                let found = resolve::addresses(&upstream.plan.host, upstream.plan.port);
-                let same = found.len() == addresses.len() && found.iter().all(|address| addresses.contains(address));
-                if !found.is_empty() && !same {
-                    changed = true;
-                    addresses = found;
-                }
-            }
-            Upstream {
-                plan: upstream.plan.clone(),
-                addresses,
-                words: upstream.words.clone(),
-                tls: upstream.tls.clone(),
-            }
-        })
-        .collect();
-    changed.then(|| View {
+fn again(view: &View) -> View {
+    let upstreams = view.upstreams.iter().map(|upstream| Upstream {
+        plan: upstream.plan.clone(),
+        addresses: upstream.addresses.clone(),
+        words: upstream.words.clone(),
+        tls: upstream.tls.clone(),
+    });
+    View {
         plan: view.plan.clone(),
-        upstreams,
+        upstreams: upstreams.collect(),
         schedule: view.schedule.clone(),
         gate: view.gate.clone(),
         keys: view.keys.clone(),
         rules: Rules::new(&view.plan),
         limits: view.limits.clone(),
-    })
+    }
+}
+
+/// The same view with names resolved anew; `None` if nothing changed. A name that does not resolve now keeps the
+/// addresses that it had.
+pub fn resolved_anew(view: &View) -> Option<View> {
+    let mut changed = false;
+    let mut next = again(view);
+    for upstream in next.upstreams.iter_mut().filter(|upstream| resolve::is_name(&upstream.plan.host)) {
+        let found = resolve::addresses(&upstream.plan.host, upstream.plan.port);
+        let same = found.len() == upstream.addresses.len() && found.iter().all(|one| upstream.addresses.contains(one));
+        if !found.is_empty() && !same {
+            changed = true;
+            upstream.addresses = found;
+        }
+    }
+    changed.then_some(next)
 }

@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam::channel::{Receiver, Sender, after, bounded, never, select, tick, unbounded};
 use futures_channel::mpsc;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::publish;
 use crate::config::plan::{DriverChoice, Plan};
-use crate::net::{driver, listener};
+use crate::net::{acceptor, driver, listener};
 use crate::store::Store;
 use crate::table::Affinity;
 use crate::telemetry::Registry;
@@ -24,6 +24,8 @@ use crate::worker::{self, Command, Shared};
 
 /// How often names are resolved anew.
 const RESOLVE: Duration = Duration::from_secs(10);
+/// How often the files of certificates are looked at.
+const LOOK: Duration = Duration::from_secs(2);
 /// Pause before a worker that died is started anew, so that one that dies at once does not spin.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 /// A worker whose heartbeat stands still for this long is reported.
@@ -60,6 +62,7 @@ pub fn serve(
 ) -> anyhow::Result<Outcome> {
     let descriptors_allow = raise_descriptor_limit(&plan);
     let (address, listeners) = listener::bind(plan.bind, plan.workers)?;
+    let tls = plan.tls.as_ref().map(acceptor::settings).transpose().map_err(anyhow::Error::msg)?;
     let view = publish::first_view(plan.clone()).map_err(anyhow::Error::msg)?;
     let registry: Arc<Registry> = Arc::default();
     let shared = Arc::new(Shared {
@@ -69,6 +72,8 @@ pub fn serve(
         workers: (0..plan.workers).map(|index| registry.worker(index)).collect(),
         registry,
         connections: AtomicUsize::new(0),
+        tls: ArcSwapOption::new(tls),
+        handshakes: AtomicUsize::new(0),
         descriptors_allow,
         inboxes: (0..plan.workers).map(|_| Mutex::new(None)).collect(),
         session_durations: durations,
@@ -159,6 +164,8 @@ impl Fleet {
         let signals = signals()?;
         let resolve = tick(RESOLVE);
         let watchdog = tick(STALLED);
+        let look = if self.plan.tls.is_some() { tick(LOOK) } else { never() };
+        let mut files = self.plan.tls.as_ref().map(acceptor::fingerprint);
         let mut beats = vec![u64::MAX; self.plan.workers];
         let mut deadline = never();
         let mut draining = false;
@@ -178,7 +185,11 @@ impl Fleet {
                         }
                     }
                 },
-                recv(signals) -> _ => {
+                recv(signals) -> signal => {
+                    if signal == Ok(SIGHUP) {
+                        self.load_certificates();
+                        continue;
+                    }
                     if draining {
                         tracing::warn!("told twice to stop: stopping now");
                         return Ok(Outcome::CutShort);
@@ -192,6 +203,13 @@ impl Fleet {
                     return Ok(Outcome::CutShort);
                 },
                 recv(resolve) -> _ => self.resolve_in_the_background(),
+                recv(look) -> _ => {
+                    let now = self.plan.tls.as_ref().map(acceptor::fingerprint);
+                    if now != files {
+                        files = now;
+                        self.load_certificates();
+                    }
+                },
                 recv(watchdog) -> _ => self.watch(&mut beats),
             }
         }
@@ -206,6 +224,18 @@ impl Fleet {
         self.listeners.clear();
         for index in 0..self.plan.workers {
             self.shared.tell(index, Command::Drain);
+        }
+    }
+
+    /// New connections get the new certificates; those that there are go on.
+    fn load_certificates(&self) {
+        let Some(plan) = &self.plan.tls else { return };
+        match acceptor::settings(plan) {
+            Ok(settings) => {
+                self.shared.tls.store(Some(settings));
+                tracing::info!("loaded the certificates anew");
+            }
+            Err(error) => tracing::error!(error, "the certificates cannot be loaded; the old ones stay"),
         }
     }
 
@@ -253,9 +283,9 @@ impl Drop for Farewell {
     }
 }
 
-/// SIGTERM and SIGINT, on a thread of their own.
+/// SIGTERM, SIGINT and SIGHUP, on a thread of their own.
 fn signals() -> io::Result<Receiver<i32>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (tell, told) = bounded(4);
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {

@@ -105,6 +105,12 @@ impl Buffer {
         self.mem.capacity() - self.mem.len()
     }
 
+    /// Bytes that a read may append and still leave what [`TAILROOM_BYTES`] promises.
+    pub fn read_room(&self) -> usize {
+        let room = self.room();
+        if self.start >= HEADROOM_BYTES { room.saturating_sub(TAILROOM_BYTES).max(1).min(room) } else { room }
+    }
+
     /// Drop `n` bytes from the front.
     pub fn consume(&mut self, n: usize) {
         self.start += n;
@@ -192,8 +198,7 @@ unsafe impl IoBufMut for Buffer {
     }
 
     fn bytes_total(&mut self) -> usize {
-        let room = self.room();
-        if self.start >= HEADROOM_BYTES { room.saturating_sub(TAILROOM_BYTES).max(1).min(room) } else { room }
+        self.read_room()
     }
 
     unsafe fn set_init(&mut self, pos: usize) {

@@ -5,10 +5,12 @@
 //! - a pending `read` or `write` is dropped only where the connection is closed afterwards;
 //! - runtimes are built on the thread that runs them (a ring with SINGLE_ISSUER built elsewhere spins silently).
 
+pub mod acceptor;
 pub mod buffer;
 pub mod driver;
 pub mod listener;
 pub mod race;
+mod secured;
 pub mod soon;
 pub mod stream;
 pub mod tls;

@@ -6,13 +6,17 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use monoio::io::{AsyncReadRent, AsyncWriteRent, CancelableAsyncReadRent, Canceller};
 use monoio::net::TcpStream;
 use rustix::net::RecvFlags;
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 
+use super::secured::Secured;
 use super::{Buffer, Either, race, soon};
 
 /// "Operation canceled" on Linux.
@@ -32,6 +36,7 @@ pub enum Probe {
 enum Io {
     Plain(TcpStream),
     Tls(Box<monoio_rustls::ClientTlsStream<TcpStream>>),
+    Secured(Box<Secured>),
     /// Given away.
     Gone,
 }
@@ -59,6 +64,27 @@ impl Stream {
         Ok(Stream::plain(tcp))
     }
 
+    /// The same connection, secured; whether the session was resumed.
+    ///
+    /// # Errors
+    /// The handshake failed; the client was told why.
+    pub async fn secure(self, config: Arc<ServerConfig>) -> io::Result<(Stream, bool)> {
+        let fd = self.fd;
+        let secured = Box::new(Secured::new(self.into_tcp(), config)?);
+        let stream = Stream { io: UnsafeCell::new(Io::Secured(secured)), fd };
+        let Io::Secured(secured) = stream.io() else { return Err(gone()) };
+        let resumed = secured.handshake().await?;
+        Ok((stream, resumed))
+    }
+
+    /// What a client showed of itself in the handshake; it was verified.
+    pub fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
+        match self.io() {
+            Io::Secured(secured) => secured.peer_certificate(),
+            _ => None,
+        }
+    }
+
     /// An accepted connection.
     pub fn adopt(stream: std::net::TcpStream) -> io::Result<Stream> {
         stream.set_nonblocking(true)?;
@@ -68,7 +94,7 @@ impl Stream {
     pub(super) fn into_tcp(mut self) -> TcpStream {
         match std::mem::replace(self.io.get_mut(), Io::Gone) {
             Io::Plain(tcp) => tcp,
-            Io::Tls(_) | Io::Gone => unreachable!("TLS is put over a plain connection only"),
+            Io::Tls(_) | Io::Secured(_) | Io::Gone => unreachable!("TLS is put over a plain connection only"),
         }
     }
 
@@ -81,11 +107,13 @@ impl Stream {
 
     /// Wait until a read would not block, without owning a buffer. May be dropped at any time.
     ///
-    /// Over TLS this is ready at once: readiness of the socket says nothing about plaintext that is already decoded.
+    /// Over TLS to an upstream this is ready at once: readiness of the socket says nothing about plaintext that is already
+    /// decoded.
     pub async fn readable(&self) -> io::Result<()> {
         match self.io() {
             Io::Plain(tcp) => tcp.readable(false).await,
             Io::Tls(_) => Ok(()),
+            Io::Secured(secured) => secured.readable().await,
             Io::Gone => Err(gone()),
         }
     }
@@ -96,6 +124,7 @@ impl Stream {
         match self.io() {
             Io::Plain(tcp) => tcp.read(buffer).await,
             Io::Tls(tls) => tls.read(buffer).await,
+            Io::Secured(secured) => secured.read(buffer).await,
             Io::Gone => (Err(gone()), buffer),
         }
     }
@@ -114,7 +143,17 @@ impl Stream {
     /// For the wait between two requests: on a busy connection one operation instead of two (wait, then read), on an
     /// idle one no buffer. Over TLS there is no way back, so it waits.
     pub async fn read_soon(&self, buffer: Buffer, canceller: &mut Canceller) -> Option<(io::Result<usize>, Buffer)> {
-        let Io::Plain(tcp) = self.io() else { return Some(self.read(buffer).await) };
+        let tcp = match self.io() {
+            Io::Plain(tcp) => tcp,
+            Io::Secured(secured) => {
+                return match race(pin!(secured.readable()), pin!(soon())).await {
+                    Either::First(Ok(())) => Some(secured.read(buffer).await),
+                    Either::First(Err(error)) => Some((Err(error), buffer)),
+                    Either::Second(()) => None,
+                };
+            }
+            Io::Tls(_) | Io::Gone => return Some(self.read(buffer).await),
+        };
         let mut read = pin!(tcp.cancelable_read(buffer, canceller.handle()));
         if let Either::First(done) = race(read.as_mut(), pin!(soon())).await {
             return Some(done);
@@ -129,12 +168,15 @@ impl Stream {
 
     /// Send all of `buffer`, which comes back as it went in, so that it can be sent once more elsewhere.
     pub async fn write_all(&self, buffer: Buffer) -> (io::Result<()>, Buffer) {
+        if let Io::Secured(secured) = self.io() {
+            return (secured.write_all(&buffer).await, buffer);
+        }
         let mut rest = Sent { buffer, at: 0 };
         while rest.at < rest.buffer.len() {
             let (result, back) = match self.io() {
                 Io::Plain(tcp) => tcp.write(rest).await,
                 Io::Tls(tls) => tls.write(rest).await,
-                Io::Gone => (Err(gone()), rest),
+                Io::Secured(_) | Io::Gone => (Err(gone()), rest),
             };
             rest = back;
             match result {
@@ -149,6 +191,9 @@ impl Stream {
 
     /// Look whether the peer sent something or left; takes nothing and does not wait.
     pub fn probe(&self) -> Probe {
+        if let Io::Secured(secured) = self.io() {
+            return secured.probe();
+        }
         let mut byte = [0u8; 1];
         match rustix::net::recv(self.borrowed(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((0, _)) => Probe::Ended,
@@ -174,6 +219,10 @@ impl Stream {
         let _ = match self.io() {
             Io::Plain(tcp) => tcp.shutdown().await,
             Io::Tls(tls) => tls.shutdown().await,
+            Io::Secured(secured) => {
+                secured.close().await;
+                secured.tcp().shutdown().await
+            }
             Io::Gone => Ok(()),
         };
     }
@@ -197,7 +246,7 @@ impl Stream {
     }
 
     pub fn is_tls(&self) -> bool {
-        matches!(self.io(), Io::Tls(_))
+        matches!(self.io(), Io::Tls(_) | Io::Secured(_))
     }
 }
 
@@ -259,9 +308,23 @@ pub fn wake_reader(fd: RawFd) {
 }
 
 /// A buffer of which the first `at` bytes have been sent.
-struct Sent {
+pub(super) struct Sent {
     buffer: Buffer,
     at: usize,
+}
+
+impl Sent {
+    pub(super) fn new(buffer: Buffer) -> Sent {
+        Sent { buffer, at: 0 }
+    }
+
+    pub(super) fn advance(&mut self, n: usize) {
+        self.at += n;
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.at >= self.buffer.len()
+    }
 }
 
 // SAFETY: a sub-range of the initialised bytes of `buffer`, whose allocation does not move.

@@ -100,6 +100,7 @@ pub struct WorkerCells {
     pub streams: Count,
     refusals: Mutex<BTreeMap<&'static str, u64>>,
     denials: Mutex<BTreeMap<&'static str, u64>>,
+    handshakes: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl WorkerCells {
@@ -112,6 +113,15 @@ impl WorkerCells {
     /// Count a credential that was not taken, by reason. As [`refused`](WorkerCells::refused).
     pub fn denied(&self, reason: &'static str) {
         *self.denials.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    /// Count a TLS handshake by how it ended. As [`refused`](WorkerCells::refused).
+    pub fn handshake(&self, outcome: &'static str) {
+        *self.handshakes.lock().unwrap_or_else(PoisonError::into_inner).entry(outcome).or_default() += 1;
+    }
+
+    fn handshakes(&self) -> BTreeMap<&'static str, u64> {
+        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn denials(&self) -> BTreeMap<&'static str, u64> {
@@ -143,6 +153,7 @@ pub struct Series {
     pub upstreams: Vec<(String, Vec<Arc<UpstreamCells>>)>,
     pub refusals: BTreeMap<&'static str, u64>,
     pub denials: BTreeMap<&'static str, u64>,
+    pub handshakes: BTreeMap<&'static str, u64>,
     pub restarts: u64,
 }
 
@@ -176,10 +187,13 @@ impl Registry {
 
     pub fn series(&self) -> Series {
         let inner = self.lock();
-        let (mut refusals, mut denials) = (BTreeMap::new(), BTreeMap::new());
+        let (mut refusals, mut denials, mut handshakes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (cells, ..) in &inner.workers {
             for (reason, count) in cells.refusals() {
                 *refusals.entry(reason).or_default() += count;
+            }
+            for (outcome, count) in cells.handshakes() {
+                *handshakes.entry(outcome).or_default() += count;
             }
             for (reason, count) in cells.denials() {
                 *denials.entry(reason).or_default() += count;
@@ -194,6 +208,7 @@ impl Registry {
                 .collect(),
             refusals,
             denials,
+            handshakes,
             restarts: self.restarts.load(Relaxed),
         }
     }

@@ -6,9 +6,12 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, Instant};
+
+use rustls::ServerConfig;
 
 use super::refusal::Refusal;
 use super::{Flags, Phase, Scratch, Worker, auth, exchange, refusal};
@@ -96,7 +99,8 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     net::spawn(async move {
         let guard = Registered { worker: worker.clone(), id };
         let served = async {
-            if let Some((peer, trusted)) = identify(&worker, &stream, peer.ip().to_canonical()).await {
+            let Some((peer, trusted)) = identify(&worker, &stream, peer.ip().to_canonical()).await else { return };
+            if let Some(stream) = secure(&worker, stream, peer).await {
                 let client = Client {
                     stream,
                     peer,
@@ -141,6 +145,60 @@ async fn identify(worker: &Worker, stream: &Stream, peer: IpAddr) -> Option<(IpA
             tracing::info!(%peer, "lost a connection whose PROXY header did not come in time");
             None
         }
+    }
+}
+
+/// The handshake, where clients speak TLS.
+async fn secure(worker: &Worker, stream: Stream, peer: IpAddr) -> Option<Stream> {
+    let view = worker.view();
+    let (Some(config), Some(plan)) = (worker.shared.tls.load_full(), &view.view.plan.tls) else { return Some(stream) };
+    let _under_way = UnderWay(worker);
+    if worker.shared.handshakes.fetch_add(1, Relaxed) >= plan.handshakes_max {
+        worker.cells.handshake("turned_away");
+        return None;
+    }
+    let outcome = Box::pin(within(plan.handshake_timeout, handshake(stream, config))).await;
+    let (outcome, secured) = match outcome {
+        Ok(Ok((stream, resumed))) => (if resumed { "resumed" } else { "full" }, Some(stream)),
+        Ok(Err(error)) => {
+            tracing::info!(%peer, %error, "a TLS handshake failed");
+            ("failed", None)
+        }
+        Err(_) => ("timeout", None),
+    };
+    worker.cells.handshake(outcome);
+    secured
+}
+
+async fn handshake(stream: Stream, config: Arc<ServerConfig>) -> std::io::Result<(Stream, bool)> {
+    const PLAIN: &[u8] =
+        b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 43\r\nConnection: close\r\n\r\n\
+        This port speaks TLS: ask with https://...\n";
+    stream.readable().await?;
+    // A handshake begins with the byte 22, a request with a letter.
+    let mut first = [0];
+    if stream.peek(&mut first).is_ok_and(|n| n == 1) && first[0].is_ascii_uppercase() {
+        let mut out = Buffer::small();
+        out.vec().extend_from_slice(PLAIN);
+        let _ = stream.write_all(out).await;
+        linger_before_close(&stream).await;
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "a plain request on a port that speaks TLS"));
+    }
+    stream.secure(config).await
+}
+
+/// What was sent is read only if what came is: closing over unread bytes is a reset.
+async fn linger_before_close(stream: &Stream) {
+    stream.shutdown().await;
+    let _ = within(LINGER, async { while matches!(stream.read(Buffer::small()).await.0, Ok(1..)) {} }).await;
+}
+
+/// A handshake that is counted.
+struct UnderWay<'a>(&'a Worker);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.shared.handshakes.fetch_sub(1, Relaxed);
     }
 }
 

@@ -91,6 +91,7 @@ fn forwarded(out: &mut Vec<u8>, client: &Client, request: &Request<'_>) {
     let bytes = request.bytes;
     let earlier = |name: Name| client.trusted.then(|| request.head.fields.iter().filter(move |f| f.known == name));
     let address = client.address.as_bytes();
+    let scheme: &[u8] = if client.stream.is_tls() { b"https" } else { b"http" };
 
     out.extend_from_slice(b"X-Forwarded-For: ");
     for field in earlier(Name::XForwardedFor).into_iter().flatten() {
@@ -100,7 +101,7 @@ fn forwarded(out: &mut Vec<u8>, client: &Client, request: &Request<'_>) {
     out.extend_from_slice(address);
     let trusted_value = |name: Name| request.find(name).filter(|_| client.trusted);
     out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
-    out.extend_from_slice(trusted_value(Name::XForwardedProto).unwrap_or(b"http"));
+    out.extend_from_slice(trusted_value(Name::XForwardedProto).unwrap_or(scheme));
     if !request.host.is_empty() {
         out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
         out.extend_from_slice(trusted_value(Name::XForwardedHost).unwrap_or(request.host));
@@ -112,7 +113,8 @@ fn forwarded(out: &mut Vec<u8>, client: &Client, request: &Request<'_>) {
     }
     out.extend_from_slice(if client.peer.is_ipv6() { b"for=\"[" } else { b"for=" });
     out.extend_from_slice(address);
-    out.extend_from_slice(if client.peer.is_ipv6() { b"]\";proto=http" } else { b";proto=http" });
+    out.extend_from_slice(if client.peer.is_ipv6() { b"]\";proto=" } else { b";proto=" });
+    out.extend_from_slice(scheme);
     if !request.host.is_empty() {
         out.extend_from_slice(b";host=\"");
         out.extend_from_slice(request.host);

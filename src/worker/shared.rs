@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_channel::mpsc::UnboundedSender;
+use rustls::ServerConfig;
 
 use super::auth::Gate;
 use super::limit::{RateLimits, Rules};
@@ -67,6 +68,10 @@ pub struct Shared {
     pub workers: Vec<Arc<WorkerCells>>,
     /// Client connections of all workers: what `performance.max_connections` bounds.
     pub connections: AtomicUsize,
+    /// `None`: clients speak plain HTTP. Replaced when certificates were loaded anew.
+    pub tls: ArcSwapOption<ServerConfig>,
+    /// Handshakes under way, of all workers.
+    pub handshakes: AtomicUsize,
     /// Client connections that leave each a descriptor towards upstream, so that whoever takes all there are takes the
     /// service from nobody else.
     pub descriptors_allow: usize,

@@ -19,6 +19,7 @@ mod sessions;
 mod smuggling;
 mod store;
 mod streaming;
+mod tls;
 mod tls_upstream;
 mod upstream_faults;
 mod workers;

@@ -12,8 +12,11 @@ use std::thread;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::NamedTempFile;
 
+use rustls::ClientConfig;
+
 use super::client::{RawClient, Response};
 use super::http::get;
+use super::tls;
 use super::upstream::FakeUpstream;
 use super::wait::{PATIENCE, wait_for};
 
@@ -42,6 +45,7 @@ pub struct Builder {
     config: Option<String>,
     memory: bool,
     wrapper: Vec<String>,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 /// A running proxy.
@@ -49,6 +53,7 @@ pub struct Proxy {
     pub address: SocketAddr,
     child: Child,
     log: Log,
+    tls: Option<Arc<ClientConfig>>,
     _config: Option<NamedTempFile>,
 }
 
@@ -64,6 +69,7 @@ impl Proxy {
             config: None,
             memory: true,
             wrapper: Vec::new(),
+            tls: None,
         }
     }
 
@@ -72,7 +78,10 @@ impl Proxy {
     }
 
     pub fn connect(&self) -> RawClient {
-        RawClient::connect(self.address)
+        match &self.tls {
+            None => RawClient::connect(self.address),
+            Some(config) => tls::client(self.address, "localhost", config.clone()).expect("a handshake"),
+        }
     }
 
     /// One request on a connection of its own.
@@ -202,6 +211,12 @@ impl Builder {
     }
 
     /// Run under another program that ends in an `exec`, e.g. `prlimit`.
+    /// Clients speak TLS, with these settings.
+    pub fn over_tls(mut self, config: Arc<ClientConfig>) -> Builder {
+        self.tls = Some(config);
+        self
+    }
+
     pub fn under(mut self, wrapper: &[&str]) -> Builder {
         self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
         self
@@ -256,8 +271,9 @@ impl Builder {
         let address = loop {
             match log.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
-                    if let Some((_, rest)) = line.split_once("listening on http://") {
-                        let word = rest.split_whitespace().next().unwrap_or_default();
+                    if let Some((_, rest)) = line.split_once("listening on http") {
+                        let word =
+                            rest.trim_start_matches(['s', ':', '/']).split_whitespace().next().unwrap_or_default();
                         break word.parse().unwrap_or_else(|error| panic!("{error}: {line}"));
                     }
                 }
@@ -268,7 +284,7 @@ impl Builder {
                 }
             }
         };
-        let proxy = Proxy { address, child, log, _config: config };
+        let proxy = Proxy { address, child, log, tls: self.tls, _config: config };
         let metrics = proxy.metrics();
         let label = format!("driver=\"{}\"", self.driver.name());
         let on_it = metrics.sum("shadowcat_driver_info", &label);

@@ -1,15 +1,22 @@
 //! A certificate authority and a server with a certificate of it.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::PrivateKeyDer;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{
+    ClientConfig, ClientConnection, ConnectionCommon, RootCertStore, ServerConfig, ServerConnection, SideData,
+    StreamOwned, SupportedProtocolVersion, version,
+};
 
+use super::client::RawClient;
 use super::upstream::{Conversation, FakeUpstream};
-use super::wire::{Plain, Transport};
+use super::wire::{Plain, Transport, Wire};
 
 /// PEM of a new authority, and a server's settings with a certificate that it signed for `name`.
 pub fn authority_and_server(name: &str) -> (String, Arc<ServerConfig>) {
@@ -31,15 +38,15 @@ pub fn authority_and_server(name: &str) -> (String, Arc<ServerConfig>) {
     (ca_certificate.pem(), Arc::new(config))
 }
 
-struct Tls(StreamOwned<ServerConnection, Plain>);
+struct Tls<C: std::ops::DerefMut<Target = ConnectionCommon<S>>, S: SideData>(StreamOwned<C, Plain>);
 
-impl Read for Tls {
+impl<C: std::ops::DerefMut<Target = ConnectionCommon<S>>, S: SideData> Read for Tls<C, S> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.0.read(into)
     }
 }
 
-impl Write for Tls {
+impl<C: std::ops::DerefMut<Target = ConnectionCommon<S>>, S: SideData> Write for Tls<C, S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write(bytes)
     }
@@ -49,10 +56,87 @@ impl Write for Tls {
     }
 }
 
-impl Transport for Tls {
+impl<C: std::ops::DerefMut<Target = ConnectionCommon<S>> + Send, S: SideData> Transport for Tls<C, S> {
     fn socket(&self) -> &TcpStream {
         self.0.sock.socket()
     }
+}
+
+/// An authority that signs certificates into files.
+pub struct Authority {
+    pub pem: String,
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+impl Authority {
+    pub fn new() -> Authority {
+        let key = KeyPair::generate().expect("a key");
+        let mut parameters = CertificateParams::new(Vec::new()).expect("parameters");
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = parameters.self_signed(&key).expect("a certificate");
+        let (pem, der) = (certificate.pem(), certificate.der().clone());
+        Authority { pem, issuer: Issuer::new(parameters, key), certificate: der }
+    }
+
+    /// PEM of a certificate for `name` and of its key.
+    pub fn sign(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let mut leaf = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+        leaf.distinguished_name.push(DnType::CommonName, name);
+        let leaf = leaf.signed_by(&key, &self.issuer).expect("a certificate");
+        (leaf.pem(), key.serialize_pem())
+    }
+
+    /// The same in files of a directory: `NAME.pem`, and `NAME.key` that only its owner reads.
+    pub fn write(&self, directory: &Path, name: &str, signed: &(String, String)) -> (PathBuf, PathBuf) {
+        let (certificate, key) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
+        // Renamed into place, so that nobody sees half of a file.
+        for (path, text) in [(&key, &signed.1), (&certificate, &signed.0)] {
+            let new = path.with_extension("new");
+            std::fs::write(&new, text).expect("written");
+            std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).expect("permissions");
+            std::fs::rename(&new, path).expect("renamed");
+        }
+        (certificate, key)
+    }
+
+    /// A client that trusts it.
+    pub fn client(&self) -> ClientConfig {
+        self.client_with(&[&version::TLS13, &version::TLS12], None)
+    }
+
+    pub fn client_with(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        certificate: Option<&(String, String)>,
+    ) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).expect("a root");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).expect("versions");
+        let builder = builder.with_root_certificates(roots);
+        match certificate {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate")];
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
+                builder.with_client_auth_cert(chain, key).expect("a client")
+            }
+        }
+    }
+}
+
+/// A client over TLS, after its handshake.
+pub fn client(address: SocketAddr, name: &'static str, config: Arc<ClientConfig>) -> io::Result<RawClient> {
+    let socket = Plain(Arc::new(TcpStream::connect(address)?));
+    let connection =
+        ClientConnection::new(config, ServerName::try_from(name).expect("a name")).map_err(io::Error::other)?;
+    let mut stream = StreamOwned::new(connection, socket);
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    Ok(RawClient { wire: Wire::over(Box::new(Tls(stream))) })
 }
 
 /// An upstream that speaks TLS with these settings.

@@ -1,0 +1,253 @@
+//! A connection with a client over TLS: rustls between the socket and pooled buffers.
+//!
+//! Nothing is read before the socket is readable, and what is then read goes through rustls without a wait in between.
+//! So an idle connection owns no buffer, and every wait may be dropped at any time without losing a byte. Neither the
+//! reader nor the writer keeps a borrow of the state while it waits: both may be under way in one task.
+
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::io::{self, BufRead, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
+
+use monoio::io::AsyncWriteRent;
+use monoio::net::TcpStream;
+use rustix::net::{RecvFlags, SendFlags};
+use rustls::pki_types::CertificateDer;
+use rustls::{HandshakeKind, ServerConfig, ServerConnection};
+
+use super::Buffer;
+use super::buffer::SMALL_BYTES;
+
+/// Plaintext that is encrypted before the socket is written to, bytes: what bounds the memory of a slow reader.
+const PIECE_BYTES: usize = 64 * 1024;
+
+pub struct Secured {
+    tcp: UnsafeCell<TcpStream>,
+    tls: RefCell<ServerConnection>,
+    /// Somebody writes ciphertext and will write all there is.
+    writing: Cell<bool>,
+}
+
+/// What reading the socket led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Plaintext, the end of input or an error waits to be read.
+    Ready,
+    /// Nothing that the reader should know.
+    Quiet,
+}
+
+impl Secured {
+    pub fn new(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<Secured> {
+        let mut tls = ServerConnection::new(config).map_err(io::Error::other)?;
+        tls.set_buffer_limit(Some(2 * PIECE_BYTES));
+        let tcp = UnsafeCell::new(tcp);
+        Ok(Secured { tcp, tls: RefCell::new(tls), writing: Cell::new(false) })
+    }
+
+    /// Finish the handshake. Whether the session was resumed.
+    ///
+    /// # Errors
+    /// What the client did wrong, after it was told by an alert; or it left.
+    pub async fn handshake(&self) -> io::Result<bool> {
+        loop {
+            self.flush().await?;
+            if !self.tls.borrow().is_handshaking() {
+                break;
+            }
+            self.tcp().readable(false).await?;
+            let result = self.pump();
+            if result.is_err() {
+                // The alert that says why.
+                let _ = self.flush().await;
+            }
+            if result? == State::Ready && self.tls.borrow().is_handshaking() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        self.flush().await?;
+        Ok(self.tls.borrow().handshake_kind() == Some(HandshakeKind::Resumed))
+    }
+
+    /// The certificate of the client, which was verified.
+    pub fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
+        self.tls.borrow().peer_certificates()?.first().cloned().map(CertificateDer::into_owned)
+    }
+
+    pub async fn readable(&self) -> io::Result<()> {
+        while self.state() == State::Quiet {
+            self.tcp().readable(false).await?;
+            // Nothing is lost if this wait is dropped: what was read stays in the state.
+            if self.pump()? == State::Ready {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn read(&self, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
+        loop {
+            match self.take(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return (done, buffer),
+            }
+            if let Err(error) = self.readable().await {
+                return (Err(error), buffer);
+            }
+        }
+    }
+
+    pub async fn write_all(&self, buffer: &Buffer) -> io::Result<()> {
+        for piece in buffer.bytes().chunks(PIECE_BYTES) {
+            self.tls.borrow_mut().writer().write_all(piece)?;
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Read what is there and say what it is; takes no plaintext and does not wait.
+    pub fn probe(&self) -> super::Probe {
+        if self.state() == State::Quiet && self.pump().is_err() {
+            return super::Probe::Ended;
+        }
+        match self.tls.borrow_mut().reader().fill_buf() {
+            Ok(bytes) if !bytes.is_empty() => super::Probe::Bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => super::Probe::Quiet,
+            _ => super::Probe::Ended,
+        }
+    }
+
+    /// Tell the client that this is the end.
+    pub async fn close(&self) {
+        self.tls.borrow_mut().send_close_notify();
+        let _ = self.flush().await;
+    }
+
+    fn state(&self) -> State {
+        Self::state_of(&mut self.tls.borrow_mut())
+    }
+
+    fn state_of(tls: &mut ServerConnection) -> State {
+        match tls.reader().fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => State::Quiet,
+            // Bytes, an orderly end, or an end without one.
+            _ => State::Ready,
+        }
+    }
+
+    /// Move plaintext into the buffer's room.
+    fn take(&self, buffer: &mut Buffer) -> io::Result<usize> {
+        let mut tls = self.tls.borrow_mut();
+        let mut reader = tls.reader();
+        let room = buffer.read_room();
+        let taken = match reader.fill_buf() {
+            Ok(bytes) => {
+                let taken = bytes.len().min(room);
+                buffer.vec().extend_from_slice(&bytes[..taken]);
+                taken
+            }
+            // Cut without a close_notify: whether that is an orderly end is for HTTP's own framing to say.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        reader.consume(taken);
+        Ok(taken)
+    }
+
+    /// Ciphertext that is there, through rustls. Does not wait.
+    fn pump(&self) -> io::Result<State> {
+        let mut space = Buffer::small();
+        let room = space.vec();
+        room.resize(SMALL_BYTES, 0);
+        let came = match rustix::net::recv(self.socket(), room.as_mut_slice(), RecvFlags::DONTWAIT) {
+            Ok((came, _)) => came,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(State::Quiet),
+            Err(error) => return Err(error.into()),
+        };
+        let mut tls = self.tls.borrow_mut();
+        let mut rest = &space.bytes()[..came];
+        loop {
+            // No bytes tell rustls of the end of input.
+            let before = rest.len();
+            tls.read_tls(&mut rest)?;
+            let processed = tls.process_new_packets();
+            if let Err(error) = processed {
+                drop(tls);
+                self.flush_now();
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+            if rest.is_empty() || rest.len() == before {
+                break;
+            }
+        }
+        let state = Self::state_of(&mut tls);
+        let answers = tls.wants_write() && !tls.is_handshaking();
+        drop(tls);
+        if answers {
+            self.flush_now();
+        }
+        Ok(state)
+    }
+
+    /// Write all ciphertext that there is, also what comes meanwhile.
+    async fn flush(&self) -> io::Result<()> {
+        self.writing.set(true);
+        let result = self.flush_all().await;
+        self.writing.set(false);
+        result
+    }
+
+    async fn flush_all(&self) -> io::Result<()> {
+        while self.tls.borrow().wants_write() {
+            let mut out = Buffer::small();
+            while self.tls.borrow().wants_write() && out.len() < PIECE_BYTES {
+                self.tls.borrow_mut().write_tls(out.vec())?;
+            }
+            let mut sent = super::stream::Sent::new(out);
+            while !sent.is_done() {
+                let (result, back) = self.tcp().write(sent).await;
+                sent = back;
+                match result {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(n) => sent.advance(n),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the reader has to say (an alert, a new key, tickets) leaves at once if nobody writes and there is room; else
+    /// with the next write.
+    fn flush_now(&self) {
+        if self.writing.get() {
+            return;
+        }
+        let mut tls = self.tls.borrow_mut();
+        while tls.wants_write() {
+            let mut out = Vec::with_capacity(512);
+            if tls.write_tls(&mut out).is_err() {
+                return;
+            }
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            if !rustix::net::send(self.socket(), &out, flags).is_ok_and(|sent| sent == out.len()) {
+                // Half a record cannot be taken back: the connection is of no use any more.
+                let _ = rustix::net::shutdown(self.socket(), rustix::net::Shutdown::Both);
+                return;
+            }
+        }
+    }
+
+    #[expect(clippy::mut_from_ref, reason = "monoio's own halves do the same")]
+    pub fn tcp(&self) -> &mut TcpStream {
+        // SAFETY: the type is !Sync, so all users are on one thread. The stream is written to by one flush at a time (the
+        // contract of `Stream`); readers only wait for readiness, which shares no state with writes.
+        unsafe { &mut *self.tcp.get() }
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor belongs to `self.tcp`, which lives as long as this borrow.
+        unsafe { BorrowedFd::borrow_raw(self.tcp().as_raw_fd()) }
+    }
+}
