@@ -106,6 +106,7 @@ pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(
 fn unfetched(plan: &IssuerPlan) -> Issuer {
     let policy = Policy {
         audiences: plan.audiences.iter().map(|audience| audience.as_str().into()).collect(),
+        client_id: plan.client_id.as_deref().map(Box::from),
         algorithms: plan.algorithms.clone(),
         leeway: plan.leeway.as_secs(),
         has_keys: plan.has_keys(),

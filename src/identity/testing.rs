@@ -145,6 +145,7 @@ pub fn jwks<'s>(signers: impl IntoIterator<Item = &'s Signer>) -> String {
 pub fn policy(algorithms: &[Algorithm]) -> Policy {
     Policy {
         audiences: vec![AUDIENCE.into()],
+        client_id: None,
         algorithms: algorithms.to_vec(),
         leeway: 60,
         has_keys: true,

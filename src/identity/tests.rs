@@ -178,6 +178,30 @@ fn refuses_tokens_of_other_kinds() {
 }
 
 #[test]
+fn refuses_id_tokens_that_have_no_mark_of_their_own() {
+    let signer = Signer::p256("a");
+    let mut ring = keyring(&[&signer], &USUAL);
+    let ours = Policy { audiences: vec![AUDIENCE.into(), "us".into()], client_id: Some("us".into()), ..policy(&USUAL) };
+    ring.issuers[0].policy = ours.into();
+    let id_token = claims(&json!({"aud": "us", "scope": null, "client_id": null}));
+    let signed =
+        |header: Value, claims: &Value| signer.sign(Algorithm::Es256, &header.to_string(), &claims.to_string());
+    let plain = json!({"alg": "ES256", "kid": "a"});
+    assert_eq!(refusal(&signed(plain.clone(), &id_token), &ring), AuthError::IdToken);
+    assert_eq!(
+        refusal(&signed(json!({"alg": "ES256", "kid": "a", "typ": "JWT"}), &id_token), &ring),
+        AuthError::IdToken
+    );
+    // What says that it is an access token, grants something, or is for us as a resource.
+    verified(&signed(json!({"alg": "ES256", "kid": "a", "typ": "at+jwt"}), &id_token), &ring);
+    for changes in
+        [json!({"aud": "us", "client_id": null}), json!({"aud": ["us", AUDIENCE], "scope": null, "client_id": null})]
+    {
+        verified(&signed(plain.clone(), &claims(&changes)), &ring);
+    }
+}
+
+#[test]
 fn keys_that_a_token_brings_along_are_ignored() {
     let (ours, evil) = (Signer::p256("a"), Signer::p256("evil"));
     let ring = keyring(&[&ours], &USUAL);
