@@ -75,8 +75,8 @@ pub(super) fn refuse_other_tokens(claims: &Map<String, Value>) -> Result<(), Aut
 /// and grants nothing. Not every ID token has the claims that [`refuse_other_tokens`] looks for.
 pub(super) fn refuse_plain_id_tokens(claims: &Map<String, Value>, policy: &Policy) -> Result<(), AuthError> {
     let grants = ["scope", "scp", "client_id"].iter().any(|name| claims.contains_key(*name));
-    let by_client_id = |audience: &&Box<str>| Some(*audience) != policy.client_id.as_ref();
-    let others: Vec<Box<str>> = policy.audiences.iter().filter(by_client_id).cloned().collect();
+    let own_id = policy.client_id.as_deref();
+    let others: Vec<Box<str>> = policy.audiences.iter().filter(|name| Some(&***name) != own_id).cloned().collect();
     if grants || check_audience(claims, &others).is_ok() { Ok(()) } else { Err(AuthError::IdToken) }
 }
 
