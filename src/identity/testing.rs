@@ -158,7 +158,7 @@ pub fn keyring(signers: &[&Signer], algorithms: &[Algorithm]) -> Keyring {
     let keys = KeySet::parse(jwks(signers.iter().copied()).as_bytes(), algorithms).expect("a key set");
     let name = IssuerName::Exactly(ISSUER.into());
     let issuer = Issuer { policy: policy(algorithms).into(), name, keys: Some(keys.into()) };
-    Keyring { generation: 1, issuers: vec![issuer] }
+    Keyring::new(vec![issuer])
 }
 
 fn rsa_encoding(algorithm: Algorithm) -> &'static dyn RsaEncoding {
