@@ -23,6 +23,9 @@ use crate::identity::{Board, Issuer, IssuerName, KeySet, Keyring, Keys, Policy};
 /// How long a start waits for the first keys. Without them it goes on, and tokens get 503 until they are there.
 const FIRST_KEYS_PATIENCE: Duration = Duration::from_secs(3);
 
+/// Longest pause between attempts while there are no keys at all.
+const RETRY_MAX_WITHOUT_KEYS: Duration = Duration::from_secs(10);
+
 /// When keys are fetched. The defaults are those of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -67,7 +70,7 @@ pub fn start(plan: &Plan) -> Result<Arc<Keys>, String> {
 pub fn start_with(plan: &Plan, timing: Option<Timing>) -> Result<Arc<Keys>, String> {
     let auth = plan.auth.as_ref();
     let issuers: &[IssuerPlan] = auth.map_or(&[], |auth| &auth.issuers);
-    let keyring = Keyring { generation: 1, issuers: issuers.iter().map(unfetched).collect() };
+    let keyring = Keyring::new(issuers.iter().map(unfetched).collect());
     let credentials: Vec<_> = plan.upstreams.iter().map(|upstream| upstream.credential.clone()).collect();
     let configured: Vec<bool> = credentials.iter().map(Option::is_some).collect();
     let (keys, desk) = Keys::new(keyring, &configured);
@@ -106,6 +109,7 @@ pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(
 fn unfetched(plan: &IssuerPlan) -> Issuer {
     let policy = Policy {
         audiences: plan.audiences.iter().map(|audience| audience.as_str().into()).collect(),
+        client_id: plan.client_id.as_deref().map(Box::from),
         algorithms: plan.algorithms.clone(),
         leeway: plan.leeway.as_secs(),
         has_keys: plan.has_keys(),
@@ -278,7 +282,9 @@ impl Fetcher {
         if self.plan.jwks_url.is_none() {
             self.jwks_url = None;
         }
-        let wait = self.timing.retry_min.saturating_mul(1 << self.failures.min(16)).min(self.timing.retry_max);
+        // With nothing to go on with, everybody waits for us.
+        let longest = if kept { self.timing.retry_max } else { self.timing.retry_max.min(RETRY_MAX_WITHOUT_KEYS) };
+        let wait = self.timing.retry_min.saturating_mul(1 << self.failures.min(16)).min(longest);
         self.failures += 1;
         self.next = Instant::now() + jittered(wait);
     }

@@ -65,6 +65,9 @@ fn verify_jwt(token: &Compact<'_>, keyring: &Keyring, now: u64) -> Result<Checke
     }
     // Before the signature, which costs most: only tokens that would pass make us look for keys.
     claims::check_audience(&claims, &issuer.policy.audiences)?;
+    if !header.says_access_token {
+        claims::refuse_plain_id_tokens(&claims, &issuer.policy)?;
+    }
     let expires = claims::check_times(&claims, now, issuer.policy.leeway)?.ok_or(AuthError::NoExpiry)?;
     let keys = issuer.keys.as_deref().ok_or(AuthError::KeysUnavailable)?;
     let candidates = keys.find(header.kid.as_deref(), header.algorithm).map_err(|why| match why {
@@ -82,6 +85,8 @@ fn verify_jwt(token: &Compact<'_>, keyring: &Keyring, now: u64) -> Result<Checke
 struct Header {
     algorithm: Algorithm,
     kid: Option<String>,
+    /// `typ` is `at+jwt`, which no ID token has.
+    says_access_token: bool,
 }
 
 impl Header {
@@ -96,20 +101,28 @@ impl Header {
         if header.contains_key("crit") {
             return Err(AuthError::Critical);
         }
-        if !string("typ")?.is_none_or(is_access_token) {
-            return Err(AuthError::Type);
-        }
-        Ok(Header { algorithm, kid: string("kid")?.map(str::to_owned) })
+        let says_access_token = match string("typ")? {
+            None => false,
+            Some(typ) => is_access_token(typ)?,
+        };
+        Ok(Header { algorithm, kid: string("kid")?.map(str::to_owned), says_access_token })
     }
 }
 
-/// `at+jwt` (RFC 9068 section 2.1) or `JWT`, as media types with or without their `application/`.
-fn is_access_token(typ: &str) -> bool {
+/// Whether `typ` is `at+jwt` (RFC 9068 section 2.1) or but `JWT`, as media types with or without their `application/`.
+///
+/// # Errors
+/// It is something else.
+fn is_access_token(typ: &str) -> Result<bool, AuthError> {
     let plain = match typ.get(..12) {
         Some(prefix) if prefix.eq_ignore_ascii_case("application/") => &typ[12..],
         _ => typ,
     };
-    plain.eq_ignore_ascii_case("at+jwt") || plain.eq_ignore_ascii_case("jwt")
+    match plain {
+        _ if plain.eq_ignore_ascii_case("at+jwt") => Ok(true),
+        _ if plain.eq_ignore_ascii_case("jwt") => Ok(false),
+        _ => Err(AuthError::Type),
+    }
 }
 
 fn object(text: &[u8], otherwise: &'static str) -> Result<Map<String, Value>, AuthError> {

@@ -14,6 +14,8 @@ use crate::wire::jose::Algorithm;
 pub struct Policy {
     /// A token is for us if it is for one of these (RFC 8707). Never empty.
     pub audiences: Vec<Box<str>>,
+    /// The one of them that is our own id as a client: what ID tokens are for as well.
+    pub client_id: Option<Box<str>>,
     /// What its signatures may be made with.
     pub algorithms: Vec<Algorithm>,
     /// Seconds that clocks may differ.
@@ -67,6 +69,15 @@ pub(super) fn refuse_other_tokens(claims: &Map<String, Value>) -> Result<(), Aut
         return Err(AuthError::SenderConstrained);
     }
     Ok(())
+}
+
+/// Refuse what has all that an ID token has and nothing that only access tokens have: it is for us as a client alone,
+/// and grants nothing. Not every ID token has the claims that [`refuse_other_tokens`] looks for.
+pub(super) fn refuse_plain_id_tokens(claims: &Map<String, Value>, policy: &Policy) -> Result<(), AuthError> {
+    let grants = ["scope", "scp", "client_id"].iter().any(|name| claims.contains_key(*name));
+    let own_id = policy.client_id.as_deref();
+    let others: Vec<Box<str>> = policy.audiences.iter().filter(|name| Some(&***name) != own_id).cloned().collect();
+    if grants || check_audience(claims, &others).is_ok() { Ok(()) } else { Err(AuthError::IdToken) }
 }
 
 /// Whether `aud`, one text or a list, names one of `audiences`.

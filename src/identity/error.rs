@@ -95,6 +95,41 @@ impl AuthError {
         }
     }
 
+    /// All labels, for cells that are counted by index.
+    pub const REASONS: [&'static str; 26] = [
+        "missing",
+        "too_long",
+        "malformed",
+        "duplicate_key",
+        "algorithm",
+        "type",
+        "critical",
+        "id_token",
+        "sender_constrained",
+        "issuer",
+        "audience",
+        "no_expiry",
+        "expired",
+        "not_yet_valid",
+        "issued_in_future",
+        "subject",
+        "unknown_kid",
+        "no_kid",
+        "signature",
+        "opaque",
+        "inactive",
+        "unknown_key",
+        "keys_unavailable",
+        "busy",
+        "introspection_unavailable",
+        "introspection_answer",
+    ];
+
+    /// Where `reason` stands in `REASONS`.
+    pub fn index(self) -> usize {
+        AuthError::REASONS.iter().position(|reason| *reason == self.reason()).unwrap_or_default()
+    }
+
     /// Whether the client is not to blame and may come again with the same credential: 503, not 401.
     pub fn is_ours(self) -> bool {
         matches!(
@@ -111,5 +146,44 @@ impl AuthError {
     pub fn may_pass_later(self) -> bool {
         self.is_ours()
             || matches!(self, AuthError::NotYetValid | AuthError::IssuedInFuture | AuthError::UnknownKid { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_place() {
+        let all = [
+            AuthError::Missing,
+            AuthError::TooLong,
+            AuthError::Malformed("x"),
+            AuthError::DuplicateKey,
+            AuthError::Algorithm,
+            AuthError::Type,
+            AuthError::Critical,
+            AuthError::IdToken,
+            AuthError::SenderConstrained,
+            AuthError::Issuer,
+            AuthError::Audience,
+            AuthError::NoExpiry,
+            AuthError::Expired,
+            AuthError::NotYetValid,
+            AuthError::IssuedInFuture,
+            AuthError::Subject,
+            AuthError::UnknownKid { issuer: 0 },
+            AuthError::NoKid,
+            AuthError::Signature,
+            AuthError::Opaque,
+            AuthError::Inactive,
+            AuthError::UnknownKey,
+            AuthError::KeysUnavailable,
+            AuthError::Busy,
+            AuthError::IntrospectionUnavailable,
+            AuthError::IntrospectionAnswer,
+        ];
+        assert!(all.iter().map(|error| error.index()).eq(0..AuthError::REASONS.len()));
+        assert_eq!(all.iter().filter(|error| error.is_ours()).count(), 4);
     }
 }

@@ -1,6 +1,7 @@
 //! All issuers with the keys they have now; replaced whole, never changed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::claims::{IssuerName, Policy};
 use super::keyset::KeySet;
@@ -8,7 +9,7 @@ use super::keyset::KeySet;
 /// What tokens are verified against. Verdicts that were remembered count only while `generation` is the same.
 #[derive(Debug)]
 pub struct Keyring {
-    /// Another one whenever keys or issuers' names changed.
+    /// Another one, larger than all before, whenever keys or issuers' names changed.
     pub generation: u64,
     /// In the order of the configuration; [`super::AuthError::UnknownKid`] and [`super::Introspect`] count in it.
     pub issuers: Vec<Issuer>,
@@ -22,7 +23,17 @@ pub struct Issuer {
     pub keys: Option<Arc<KeySet>>,
 }
 
+/// Unique in the process, so that what was remembered under one plan never counts under the next.
+fn next_generation() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 impl Keyring {
+    pub fn new(issuers: Vec<Issuer>) -> Keyring {
+        Keyring { generation: next_generation(), issuers }
+    }
+
     /// The issuer that `iss` names: one of that very name, else one of its origin.
     pub fn find(&self, iss: &str) -> Option<(usize, &Issuer)> {
         let matching = || self.issuers.iter().enumerate().filter(|(_, issuer)| issuer.name.matches(iss));
@@ -48,6 +59,7 @@ impl Keyring {
         if let Some(old) = issuers.get_mut(at) {
             *old = issuer;
         }
-        Keyring { generation: self.generation + u64::from(changed), issuers }
+        let generation = if changed { next_generation() } else { self.generation };
+        Keyring { generation, issuers }
     }
 }

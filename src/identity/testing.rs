@@ -145,6 +145,7 @@ pub fn jwks<'s>(signers: impl IntoIterator<Item = &'s Signer>) -> String {
 pub fn policy(algorithms: &[Algorithm]) -> Policy {
     Policy {
         audiences: vec![AUDIENCE.into()],
+        client_id: None,
         algorithms: algorithms.to_vec(),
         leeway: 60,
         has_keys: true,
@@ -157,7 +158,7 @@ pub fn keyring(signers: &[&Signer], algorithms: &[Algorithm]) -> Keyring {
     let keys = KeySet::parse(jwks(signers.iter().copied()).as_bytes(), algorithms).expect("a key set");
     let name = IssuerName::Exactly(ISSUER.into());
     let issuer = Issuer { policy: policy(algorithms).into(), name, keys: Some(keys.into()) };
-    Keyring { generation: 1, issuers: vec![issuer] }
+    Keyring::new(vec![issuer])
 }
 
 fn rsa_encoding(algorithm: Algorithm) -> &'static dyn RsaEncoding {

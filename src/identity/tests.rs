@@ -178,6 +178,30 @@ fn refuses_tokens_of_other_kinds() {
 }
 
 #[test]
+fn refuses_id_tokens_that_have_no_mark_of_their_own() {
+    let signer = Signer::p256("a");
+    let mut ring = keyring(&[&signer], &USUAL);
+    let ours = Policy { audiences: vec![AUDIENCE.into(), "us".into()], client_id: Some("us".into()), ..policy(&USUAL) };
+    ring.issuers[0].policy = ours.into();
+    let id_token = claims(&json!({"aud": "us", "scope": null, "client_id": null}));
+    let signed =
+        |header: Value, claims: &Value| signer.sign(Algorithm::Es256, &header.to_string(), &claims.to_string());
+    let plain = json!({"alg": "ES256", "kid": "a"});
+    assert_eq!(refusal(&signed(plain.clone(), &id_token), &ring), AuthError::IdToken);
+    assert_eq!(
+        refusal(&signed(json!({"alg": "ES256", "kid": "a", "typ": "JWT"}), &id_token), &ring),
+        AuthError::IdToken
+    );
+    // What says that it is an access token, grants something, or is for us as a resource.
+    verified(&signed(json!({"alg": "ES256", "kid": "a", "typ": "at+jwt"}), &id_token), &ring);
+    for changes in
+        [json!({"aud": "us", "client_id": null}), json!({"aud": ["us", AUDIENCE], "scope": null, "client_id": null})]
+    {
+        verified(&signed(plain.clone(), &claims(&changes)), &ring);
+    }
+}
+
+#[test]
 fn keys_that_a_token_brings_along_are_ignored() {
     let (ours, evil) = (Signer::p256("a"), Signer::p256("evil"));
     let ring = keyring(&[&ours], &USUAL);
@@ -299,6 +323,17 @@ fn errors_tell_reasons_apart_and_repeat_nothing() {
     assert!(!format!("{:?}", Credential::bearer("s3cr3t")).contains("s3cr3t"));
 }
 
+proptest::proptest! {
+    #[test]
+    fn nothing_that_a_peer_sends_panics(header in ".{0,60}", claims in ".{0,60}", tail in "[A-Za-z0-9._=-]{0,20}", text in ".*") {
+        let ring = Keyring::new(vec![]);
+        let token = format!("{}.{}.{tail}", encode_base64url(header.as_bytes()), encode_base64url(claims.as_bytes()));
+        proptest::prop_assert!(verify(&token, &ring, NOW).is_err());
+        proptest::prop_assert!(verify(&text, &ring, NOW).is_err());
+        let _ = KeySet::parse(text.as_bytes(), &Algorithm::ALL);
+    }
+}
+
 // --- key sets --------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -352,12 +387,18 @@ fn generations_follow_the_keys() {
         let keys = KeySet::parse(jwks(signers.iter().copied()).as_bytes(), &USUAL).unwrap();
         Issuer { keys: Some(keys.into()), ..ring.issuers[0].clone() }
     };
-    assert_eq!(ring.with(0, with(&[&one])).generation, 1);
-    assert_eq!(ring.with(0, with(&[&one, &two])).generation, 2);
-    assert_eq!(ring.with(0, with(&[&two])).generation, 2);
-    assert_eq!(ring.with(0, Issuer { keys: None, ..ring.issuers[0].clone() }).generation, 2);
-    let renamed = Issuer { name: IssuerName::Exactly("https://x".into()), ..ring.issuers[0].clone() };
-    assert_eq!(ring.with(0, renamed).generation, 2);
+    let before = ring.generation;
+    assert_eq!(ring.with(0, with(&[&one])).generation, before);
+    let named = IssuerName::Exactly("https://x".into());
+    for changed in [
+        with(&[&one, &two]),
+        with(&[&two]),
+        Issuer { keys: None, ..ring.issuers[0].clone() },
+        Issuer { name: named, ..ring.issuers[0].clone() },
+    ] {
+        assert!(ring.with(0, changed).generation > before);
+    }
+    assert_ne!(keyring(&[&one], &USUAL).generation, keyring(&[&one], &USUAL).generation, "two plans");
 }
 
 // --- introspection ---------------------------------------------------------------------------------------------------

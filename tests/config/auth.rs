@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use shadowcat::config::plan::{AuthPlan, CredentialPlan, Provider};
 use shadowcat::config::{self, Loaded};
-use shadowcat::identity::ApiKeys;
+use shadowcat::identity::{ApiKeys, AuthError};
 
 use crate::{from_file, root, run, text_file};
 
@@ -145,6 +145,14 @@ fn credentials_of_upstreams_stay_out_of_every_text() {
     assert!(!shown.contains("hunter"), "{shown}");
     assert!(matches!(&loaded.plan.upstreams[0].credential, Some(CredentialPlan::Field { name, value })
         if name == "Authorization" && value.expose() == "Bearer hunter2"));
+}
+
+#[test]
+fn every_reason_is_explained() {
+    let page = std::fs::read_to_string(root().join("docs/AUTHENTICATION.md")).unwrap();
+    for reason in AuthError::REASONS {
+        assert!(page.contains(&format!("`{reason}`")), "{reason}");
+    }
 }
 
 #[test]
