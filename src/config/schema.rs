@@ -1,7 +1,8 @@
 //! Every option, defined once: section, key, kind, default, what it is for. The reference in `docs/` is made from this.
 
 use super::document::Node;
-use super::values::{ALGORITHMS, Item, Kind, Value};
+pub use super::values::Kind;
+use super::values::{ALGORITHMS, Item, Value};
 use Kind::*;
 
 /// One option.
