@@ -35,6 +35,7 @@ pub fn plan(planner: &mut Planner<'_>) -> Option<AuthPlan> {
         closed: false,
         issuers,
         api_keys,
+        certificate_scopes: list("auth.certificate_scopes"),
         api_key_header: header,
         scopes: list("auth.scopes"),
         rules: rules(planner),

@@ -17,6 +17,8 @@ pub struct AuthPlan {
     pub issuers: Vec<IssuerPlan>,
     /// Those of `api_key`; names and hashes are unique.
     pub api_keys: Vec<ApiKeyPlan>,
+    /// Scopes of whoever shows a client certificate.
+    pub certificate_scopes: Vec<String>,
     /// The field that carries an API key (besides `Authorization: Bearer`).
     pub api_key_header: String,
     /// A token needs at least one of these; empty: none. Also asked for at login and told to clients.
@@ -197,6 +199,7 @@ mod tests {
             closed: true,
             issuers: Vec::new(),
             api_keys: Vec::new(),
+            certificate_scopes: Vec::new(),
             api_key_header: "X-API-Key".into(),
             scopes: Vec::new(),
             rules: Vec::new(),

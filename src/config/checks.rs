@@ -124,8 +124,17 @@ fn files(planner: &mut Planner<'_>, plan: &Plan) {
         named.push(("auth.ca_path".to_owned(), file, setting.origin.clone()));
     }
     for upstream in &planner.layers.upstreams {
-        if let (Some(setting), Some(file)) = (upstream.settings.get("ca_path"), upstream.optional("ca_path")) {
-            named.push(("upstreams.ca_path".to_owned(), file, setting.origin.clone()));
+        for name in ["ca_path", "client_cert_path", "client_key_path"] {
+            if let (Some(setting), Some(file)) = (upstream.settings.get(name), upstream.optional(name)) {
+                named.push((format!("upstreams.{name}"), file, setting.origin.clone()));
+            }
+        }
+    }
+    for record in planner.layers.tables.get("tls.certificates").into_iter().flatten() {
+        for name in ["cert_path", "key_path"] {
+            if let (Some(setting), Some(file)) = (record.settings.get(name), record.optional(name)) {
+                named.push((format!("tls.certificates.{name}"), file, setting.origin.clone()));
+            }
         }
     }
     for (key, path, origin) in named {
@@ -135,7 +144,7 @@ fn files(planner: &mut Planner<'_>, plan: &Plan) {
                 Purpose::Run => planner.errors.push(origin.problem(message)),
                 _ => planner.warnings.push(message),
             }
-        } else if key == "tls.key_path" {
+        } else if key.ends_with("key_path") {
             let mode = fs::metadata(&path).map_or(0, |metadata| metadata.permissions().mode() & 0o777);
             if mode & KEY_MODE_REFUSED != 0 {
                 let message = format!("{key}: others can read this private key (mode {mode:04o}): chmod 400");

@@ -63,12 +63,14 @@ pub struct UpstreamPlan {
     pub credential: Option<CredentialPlan>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamTls {
     /// Name to verify and to send as SNI.
     pub server_name: String,
     /// PEM file of roots; `None`: the system's.
     pub ca_path: Option<PathBuf>,
+    /// Certificate chain and key that we show, PEM files.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 #[derive(Clone, Debug)]

@@ -98,6 +98,8 @@ fn example_of(key: &Key) -> Option<(&'static str, bool)> {
         (_, "trusted_proxies", _) => "10.0.0.0/8",
         ("upstreams", "max_connections", _) => "100",
         ("upstreams", "ca_path", _) => "/etc/shadowcat/tls/upstream-ca.pem",
+        ("upstreams", "client_cert_path", _) => "/etc/shadowcat/tls/client.pem",
+        ("upstreams", "client_key_path", _) => "/etc/shadowcat/tls/client.key",
         ("upstreams", "server_name", _) => "mcp-server.internal",
         (_, "database_path", _) => "/var/lib/shadowcat/sessions.db",
         ("session", "secret", _) => "${SESSION_SECRET:-}",

@@ -1,5 +1,7 @@
 //! Upstreams as written to upstreams as run.
 
+use std::path::PathBuf;
+
 use super::auth::{check_url_of_record, field_name};
 use super::items;
 use super::layers::Record;
@@ -34,7 +36,9 @@ fn plan(planner: &mut Planner<'_>, record: &Record) -> Option<UpstreamPlan> {
             return None;
         }
     };
-    let of_tls = ["ca_path", "server_name"].iter().find_map(|name| record.settings.get(name));
+    let of_tls = ["ca_path", "server_name", "client_cert_path", "client_key_path"]
+        .iter()
+        .find_map(|name| record.settings.get(name));
     if let (false, Some(setting)) = (parts.tls, of_tls) {
         planner.errors.push(setting.origin.problem("only an https:// upstream has a certificate"));
     }
@@ -47,7 +51,8 @@ fn plan(planner: &mut Planner<'_>, record: &Record) -> Option<UpstreamPlan> {
             return None;
         }
     };
-    let tls = parts.tls.then(|| UpstreamTls { server_name, ca_path: record.optional("ca_path") });
+    let identity = identity(planner, record);
+    let tls = parts.tls.then(|| UpstreamTls { server_name, ca_path: record.optional("ca_path"), identity });
     let credential = credential(planner, record);
     let named = record.optional::<String>("name");
     Some(UpstreamPlan {
@@ -62,6 +67,20 @@ fn plan(planner: &mut Planner<'_>, record: &Record) -> Option<UpstreamPlan> {
         timeout: record.required("timeout"),
         credential,
     })
+}
+
+/// Certificate and key that we show.
+fn identity(planner: &mut Planner<'_>, record: &Record) -> Option<(PathBuf, PathBuf)> {
+    let pair = ["client_cert_path", "client_key_path"];
+    match pair.map(|name| record.settings.get(name)) {
+        [Some(_), Some(_)] => Some((record.required(pair[0]), record.required(pair[1]))),
+        [Some(setting), None] | [None, Some(setting)] => {
+            let message = "upstreams.client_cert_path and upstreams.client_key_path need each other";
+            planner.errors.push(setting.origin.problem(message));
+            None
+        }
+        [None, None] => None,
+    }
 }
 
 /// What is sent in place of the client's credential: one of three kinds.

@@ -1,11 +1,10 @@
 //! Views: built whole, swapped whole.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{keys, resolve};
-use crate::config::plan::{AuthPlan, Plan};
+use crate::config::plan::{AuthPlan, Plan, UpstreamTls};
 use crate::identity::{ApiKeys, Keys};
 use crate::net::tls::Connector;
 use crate::table::{Endpoint, Schedule};
@@ -17,19 +16,18 @@ use crate::worker::{Gate, Rules, Upstream, View};
 /// TLS settings of an upstream that cannot work, naming it.
 pub fn first_view(plan: Arc<Plan>) -> Result<View, String> {
     let weights: Vec<u32> = plan.upstreams.iter().map(|upstream| upstream.weight).collect();
-    let mut connectors: HashMap<(String, Option<PathBuf>), Connector> = HashMap::new();
+    let mut connectors: HashMap<&UpstreamTls, Connector> = HashMap::new();
     let mut upstreams = Vec::with_capacity(plan.upstreams.len());
     for upstream in &plan.upstreams {
         let tls = match &upstream.tls {
             None => None,
             Some(tls) => {
-                let key = (tls.server_name.clone(), tls.ca_path.clone());
-                if !connectors.contains_key(&key) {
-                    let connector = Connector::new(&tls.server_name, tls.ca_path.as_deref())
-                        .map_err(|error| format!("upstream `{}`: {error}", upstream.name))?;
-                    connectors.insert(key.clone(), connector);
+                if !connectors.contains_key(tls) {
+                    let connector =
+                        Connector::new(tls).map_err(|error| format!("upstream `{}`: {error}", upstream.name))?;
+                    connectors.insert(tls, connector);
                 }
-                connectors.get(&key).cloned()
+                connectors.get(tls).cloned()
             }
         };
         upstreams.push(Upstream {
@@ -49,7 +47,7 @@ pub fn first_view(plan: Arc<Plan>) -> Result<View, String> {
 fn gate(plan: &AuthPlan, keys: Option<Arc<Keys>>) -> Gate {
     let boxed = |scopes: &[String]| scopes.iter().map(|scope| scope.as_str().into()).collect();
     let api_keys = plan.api_keys.iter().map(|key| (key.name.clone(), key.hash, boxed(&key.scopes)));
-    Gate { keys, api_keys: ApiKeys::new(api_keys) }
+    Gate { keys, api_keys: ApiKeys::new(api_keys), certificate_scopes: boxed(&plan.certificate_scopes) }
 }
 
 fn again(view: &View) -> View {

@@ -29,7 +29,7 @@ pub enum AuthError {
     Audience,
     #[error("the token says not when it expires")]
     NoExpiry,
-    #[error("the token has expired")]
+    #[error("the token, or the certificate, has expired")]
     Expired,
     #[error("the token is not valid yet")]
     NotYetValid,
@@ -52,6 +52,8 @@ pub enum AuthError {
     Inactive,
     #[error("no such API key")]
     UnknownKey,
+    #[error("the certificate names nobody")]
+    Certificate,
     #[error("there are no keys to verify tokens with: the issuer could not be asked")]
     KeysUnavailable,
     #[error("too many tokens wait for introspection")]
@@ -88,6 +90,7 @@ impl AuthError {
             AuthError::Opaque => "opaque",
             AuthError::Inactive => "inactive",
             AuthError::UnknownKey => "unknown_key",
+            AuthError::Certificate => "certificate",
             AuthError::KeysUnavailable => "keys_unavailable",
             AuthError::Busy => "busy",
             AuthError::IntrospectionUnavailable => "introspection_unavailable",
@@ -96,7 +99,7 @@ impl AuthError {
     }
 
     /// All labels, for cells that are counted by index.
-    pub const REASONS: [&'static str; 26] = [
+    pub const REASONS: [&'static str; 27] = [
         "missing",
         "too_long",
         "malformed",
@@ -119,6 +122,7 @@ impl AuthError {
         "opaque",
         "inactive",
         "unknown_key",
+        "certificate",
         "keys_unavailable",
         "busy",
         "introspection_unavailable",
@@ -178,6 +182,7 @@ mod tests {
             AuthError::Opaque,
             AuthError::Inactive,
             AuthError::UnknownKey,
+            AuthError::Certificate,
             AuthError::KeysUnavailable,
             AuthError::Busy,
             AuthError::IntrospectionUnavailable,

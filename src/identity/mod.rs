@@ -5,10 +5,12 @@
 //! token --bearer::verify(Keyring)--> Verified(Principal)
 //!                                \-> Introspect --Keys::introspect--> introspection::read --> Principal
 //! key ----ApiKeys::verify----------> Principal
+//! leaf ---certificate::principal---> Principal
 //! ```
 
 pub mod api_key;
 pub mod bearer;
+pub mod certificate;
 pub mod claims;
 mod error;
 pub mod introspection;

@@ -2,24 +2,41 @@
 
 use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use rustls::client::verify_server_name;
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ParsedCertificate, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+use rustls::{ServerConfig, SupportedProtocolVersion, version};
 
+use super::pem;
 use crate::config::plan::{TlsPlan, TlsVersion};
 
-/// Keys of session tickets: one for the process, so that a session is resumed on any worker, and after certificates
-/// were loaded anew. They change by themselves every six hours.
-static TICKETS: LazyLock<Option<Arc<dyn ProducesTickets>>> =
-    LazyLock::new(|| rustls::crypto::aws_lc_rs::Ticketer::new().ok());
+/// Keys of session tickets: one set for the process, so that a session is resumed on any worker, and after certificates
+/// were loaded anew. They change by themselves every six hours, and when other roots sign clients' certificates: a
+/// resumed session brings the verdict on its certificate along.
+static TICKETS: Mutex<Option<Tickets>> = Mutex::new(None);
+
+struct Tickets {
+    /// What `client_ca_path` held.
+    clients: Option<Vec<u8>>,
+    keys: Arc<dyn ProducesTickets>,
+}
+
+/// `None`: the system has no random bytes, so sessions are not resumed.
+fn tickets(plan: &TlsPlan) -> Option<Arc<dyn ProducesTickets>> {
+    let clients = plan.client_ca_path.as_ref().and_then(|path| fs::read(path).ok());
+    let mut tickets = TICKETS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = tickets.as_ref().filter(|known| known.clients == clients) {
+        return Some(known.keys.clone());
+    }
+    let keys = rustls::crypto::aws_lc_rs::Ticketer::new().ok()?;
+    *tickets = Some(Tickets { clients, keys: keys.clone() });
+    Some(keys)
+}
 
 /// The settings of `plan` with what its files hold now.
 ///
@@ -27,7 +44,7 @@ static TICKETS: LazyLock<Option<Arc<dyn ProducesTickets>>> =
 /// A file that cannot be read or holds nothing of use, a key that does not belong to its certificate.
 pub fn settings(plan: &TlsPlan) -> Result<Arc<ServerConfig>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let pairs = plan.pairs.iter().map(|(certificate, key)| Pair::load(certificate, key, &provider));
+    let pairs = plan.pairs.iter().map(|(certificate, key)| pem::pair(certificate, key, &provider));
     let resolver = Resolver { pairs: pairs.collect::<Result<_, _>>()? };
     let versions: &[&SupportedProtocolVersion] = match plan.min_version {
         TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
@@ -39,7 +56,7 @@ pub fn settings(plan: &TlsPlan) -> Result<Arc<ServerConfig>, String> {
     let builder = match &plan.client_ca_path {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(path)?), provider);
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(pem::roots(path)?), provider);
             let verifier = if plan.require_client_cert { verifier } else { verifier.allow_unauthenticated() };
             let verifier = verifier.build().map_err(|error| format!("{}: {error}", path.display()))?;
             builder.with_client_cert_verifier(verifier)
@@ -48,8 +65,8 @@ pub fn settings(plan: &TlsPlan) -> Result<Arc<ServerConfig>, String> {
     let mut config = builder.with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.send_tls13_tickets = 1;
-    if let Some(tickets) = &*TICKETS {
-        config.ticketer = tickets.clone();
+    if let Some(keys) = tickets(plan) {
+        config.ticketer = keys;
     }
     Ok(Arc::new(config))
 }
@@ -61,35 +78,15 @@ pub fn fingerprint(plan: &TlsPlan) -> Vec<Option<(SystemTime, u64)>> {
     files.map(of).collect()
 }
 
-/// A certificate with its key.
-struct Pair {
-    key: Arc<CertifiedKey>,
-}
-
-impl Pair {
-    fn load(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<Pair, String> {
-        let broken = |error: rustls::pki_types::pem::Error| format!("{}: {error}", certificate.display());
-        let chain = CertificateDer::pem_file_iter(certificate).map_err(broken)?;
-        let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(broken)?;
-        if chain.is_empty() {
-            return Err(format!("{}: no certificate in this file", certificate.display()));
-        }
-        let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| format!("{}: {error}", key.display()))?;
-        let key = CertifiedKey::from_der(chain, secret, provider)
-            .map_err(|error| format!("{} and {}: {error}", certificate.display(), key.display()))?;
-        Ok(Pair { key: Arc::new(key) })
-    }
-
-    fn is_for(&self, name: &str) -> bool {
-        let Ok(name) = ServerName::try_from(name) else { return false };
-        let parsed = self.key.end_entity_cert().ok().and_then(|leaf| ParsedCertificate::try_from(leaf).ok());
-        parsed.is_some_and(|leaf| verify_server_name(&leaf, &name).is_ok())
-    }
+fn is_for(pair: &CertifiedKey, name: &str) -> bool {
+    let Ok(name) = ServerName::try_from(name) else { return false };
+    let parsed = pair.end_entity_cert().ok().and_then(|leaf| ParsedCertificate::try_from(leaf).ok());
+    parsed.is_some_and(|leaf| verify_server_name(&leaf, &name).is_ok())
 }
 
 /// The first pair whose certificate has the name that was asked for, else the first.
 struct Resolver {
-    pairs: Vec<Pair>,
+    pairs: Vec<Arc<CertifiedKey>>,
 }
 
 impl fmt::Debug for Resolver {
@@ -101,16 +98,7 @@ impl fmt::Debug for Resolver {
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let named = hello.server_name().filter(|_| self.pairs.len() > 1);
-        let fitting = named.and_then(|name| self.pairs.iter().find(|pair| pair.is_for(name)));
-        fitting.or(self.pairs.first()).map(|pair| pair.key.clone())
+        let fitting = named.and_then(|name| self.pairs.iter().find(|pair| is_for(pair, name)));
+        fitting.or(self.pairs.first()).cloned()
     }
-}
-
-fn roots(path: &Path) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    let broken = |error: &dyn fmt::Display| format!("{}: {error}", path.display());
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| broken(&error))? {
-        roots.add(certificate.map_err(|error| broken(&error))?).map_err(|error| broken(&error))?;
-    }
-    if roots.is_empty() { Err(broken(&"no certificate in this file")) } else { Ok(roots) }
 }

@@ -9,6 +9,7 @@ pub mod acceptor;
 pub mod buffer;
 pub mod driver;
 pub mod listener;
+mod pem;
 pub mod race;
 mod secured;
 pub mod soon;

@@ -3,7 +3,7 @@
 //! Verdicts on tokens are remembered: for a connection, whose next request nearly always carries the same token, and for
 //! the worker. They die with the token and with the generation of the keys that they were made with.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,6 +35,8 @@ pub struct Gate {
     /// `None`: no tokens are taken.
     pub keys: Option<Arc<Keys>>,
     pub api_keys: ApiKeys,
+    /// What the owner of a client certificate may do.
+    pub certificate_scopes: Vec<Box<str>>,
 }
 
 /// Who asks.
@@ -76,6 +78,9 @@ impl Caller {
 
 /// The verdict on the token that a connection sent last.
 pub type Memo = RefCell<Option<(Box<str>, Rc<Known>)>>;
+
+/// The verdict on the certificate of a connection.
+pub type Certified = OnceCell<Result<Rc<Known>, AuthError>>;
 
 /// Verdicts on tokens, by SHA-256.
 #[derive(Default)]
@@ -177,6 +182,7 @@ async fn verify(
             }
             (Provider::ApiKey, Some(Credential::Bearer(key)), _) => api_key(gate, key.as_bytes()),
             (Provider::ApiKey, Some(Credential::Key(key)), _) => api_key(gate, key),
+            (Provider::Mtls, ..) => certificate(gate, client),
             _ => continue,
         };
         match verdict {
@@ -203,6 +209,16 @@ fn credential<'a>(plan: &AuthPlan, request: &Request<'a>) -> Result<Option<Crede
 
 fn api_key(gate: &Gate, key: &[u8]) -> Result<Rc<Known>, AuthError> {
     gate.api_keys.verify(key).map(|principal| Known::new(principal.clone(), 0))
+}
+
+/// The owner of the client's certificate, which TLS verified; read once a connection.
+fn certificate(gate: &Gate, client: &Client) -> Result<Rc<Known>, AuthError> {
+    let verdict = client.certificate.get_or_init(|| {
+        let leaf = client.stream.peer_certificate().ok_or(AuthError::Missing)?;
+        identity::certificate::principal(&leaf, &gate.certificate_scopes).map(|principal| Known::new(principal, 0))
+    });
+    let known = verdict.clone()?;
+    if known.principal.is_current(unix_seconds()) { Ok(known) } else { Err(AuthError::Expired) }
 }
 
 async fn bearer(worker: &Worker, keys: &Keys, client: &Client, token: &str) -> Result<Rc<Known>, AuthError> {

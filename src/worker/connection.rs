@@ -35,6 +35,8 @@ pub struct Client {
     pub trusted: bool,
     /// The verdict on its latest token.
     pub memo: auth::Memo,
+    /// The verdict on its certificate, once somebody asked.
+    pub certificate: auth::Certified,
     flags: Rc<Flags>,
 }
 
@@ -107,6 +109,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
                     address: peer.to_string().into(),
                     trusted,
                     memo: auth::Memo::default(),
+                    certificate: auth::Certified::default(),
                     flags,
                 };
                 serve(&worker, &client).await;

@@ -11,6 +11,7 @@ mod http1;
 mod legacy_sse;
 mod limits;
 mod mcp;
+mod mtls;
 mod pool;
 mod probes;
 mod rates;

@@ -5,13 +5,15 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    ClientConfig, ClientConnection, ConnectionCommon, RootCertStore, ServerConfig, ServerConnection, SideData,
-    StreamOwned, SupportedProtocolVersion, version,
+    ClientConfig, ClientConnection, ConnectionCommon, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
+    SideData, StreamOwned, SupportedProtocolVersion, version,
 };
 
 use super::client::RawClient;
@@ -38,6 +40,25 @@ pub fn authority_and_server(name: &str) -> (String, Arc<ServerConfig>) {
     (ca_certificate.pem(), Arc::new(config))
 }
 
+/// A server for `name` that takes clients with a certificate of this authority only.
+pub fn server_asking_for(authority: &Authority, name: &str) -> Arc<ServerConfig> {
+    let (certificate, key) = authority.sign(name);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.certificate.clone()).expect("a root");
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(verifier.expect("a verifier"))
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate")],
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key"),
+        )
+        .expect("a server");
+    Arc::new(config)
+}
+
 struct Tls<C: std::ops::DerefMut<Target = ConnectionCommon<S>>, S: SideData>(StreamOwned<C, Plain>);
 
 impl<C: std::ops::DerefMut<Target = ConnectionCommon<S>>, S: SideData> Read for Tls<C, S> {
@@ -59,6 +80,10 @@ impl<C: std::ops::DerefMut<Target = ConnectionCommon<S>>, S: SideData> Write for
 impl<C: std::ops::DerefMut<Target = ConnectionCommon<S>> + Send, S: SideData> Transport for Tls<C, S> {
     fn socket(&self) -> &TcpStream {
         self.0.sock.socket()
+    }
+
+    fn is_resumed(&self) -> bool {
+        self.0.conn.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 }
 
@@ -84,6 +109,16 @@ impl Authority {
         let key = KeyPair::generate().expect("a key");
         let mut leaf = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
         leaf.distinguished_name.push(DnType::CommonName, name);
+        let leaf = leaf.signed_by(&key, &self.issuer).expect("a certificate");
+        (leaf.pem(), key.serialize_pem())
+    }
+
+    /// As [`sign`](Authority::sign), valid for so many seconds from now.
+    pub fn sign_for(&self, name: &str, seconds: u64) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let mut leaf = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+        leaf.distinguished_name.push(DnType::CommonName, name);
+        leaf.not_after = (SystemTime::now() + Duration::from_secs(seconds)).into();
         let leaf = leaf.signed_by(&key, &self.issuer).expect("a certificate");
         (leaf.pem(), key.serialize_pem())
     }

@@ -41,6 +41,11 @@ pub enum Broken {
 /// What bytes travel on.
 pub trait Transport: Read + Write + Send {
     fn socket(&self) -> &TcpStream;
+
+    /// Whether a TLS session was resumed.
+    fn is_resumed(&self) -> bool {
+        false
+    }
 }
 
 /// Plain TCP; whoever holds a weak handle can shut it down.
@@ -80,6 +85,10 @@ const RECORD_BYTES_MAX: usize = 4 << 20;
 const READ_BYTES: usize = 64 * 1024;
 
 impl Wire {
+    pub fn is_resumed(&self) -> bool {
+        self.transport.is_resumed()
+    }
+
     pub fn new(stream: TcpStream) -> Wire {
         stream.set_nodelay(true).expect("TCP_NODELAY");
         Wire::over(Box::new(Plain(Arc::new(stream))))
