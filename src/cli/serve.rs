@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::Failure;
 use super::args::ServerArgs;
 use crate::config::plan::{Durability, LogFormat, LogOutput, LogPlan, Plan, StoreKind};
-use crate::control::{self, Outcome};
+use crate::control::{self, Outcome, Source};
 use crate::store::{self, OpenError, Store};
 use crate::telemetry::histogram::Histogram;
 use crate::{config, demo};
@@ -34,17 +34,28 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
         eprintln!("shadowcat: warning: {warning}");
     }
     let plan = Arc::new(loaded.plan);
+    let files = loaded.layers.file.iter().chain(&sources.auth_config).cloned().collect();
+    let source = Source { read: Box::new(move || read_again(&sources)), files };
     let started = Instant::now();
     let durations: Arc<Histogram> = Arc::default();
     let store = open_store(&plan, &durations, started)?;
     let listening = |address: SocketAddr| announce(address, &plan, demo.is_some());
     let faults = cfg!(debug_assertions) && std::env::var_os("SHADOWCAT_FAULTS").is_some();
-    let outcome = control::serve(plan.clone(), store, durations.clone(), started, faults, listening);
+    let outcome = control::serve(plan.clone(), source, store, durations.clone(), started, faults, listening);
     match outcome {
         Ok(Outcome::Drained) => Ok(ExitCode::SUCCESS),
         Ok(Outcome::CutShort) => Ok(ExitCode::from(1)),
         Err(error) => Err(serve_failure(&plan, &error)),
     }
+}
+
+/// The configuration as it is now, with the flags and variables of the start.
+fn read_again(sources: &config::Sources) -> Result<Plan, String> {
+    let loaded = config::load(sources).map_err(|errors| errors.to_string())?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(loaded.plan)
 }
 
 fn serve_failure(plan: &Plan, error: &anyhow::Error) -> Failure {

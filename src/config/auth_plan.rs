@@ -7,7 +7,7 @@ use crate::base::{KeyHash, Secret};
 use crate::wire::jose::Algorithm;
 
 /// Who may ask, and how it is proven.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthPlan {
     /// Asked in this order; the first that knows the credential decides. Never empty.
     pub providers: Vec<Provider>,
@@ -51,7 +51,7 @@ pub enum Provider {
 }
 
 /// An authorization server whose tokens are taken.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuerPlan {
     /// `iss`, verbatim; `None`: what discovery names, else anything of the origin of the URLs below.
     pub issuer: Option<String>,
@@ -76,7 +76,7 @@ impl IssuerPlan {
 }
 
 /// The authorization code flow for browsers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoginPlan {
     /// `None`: what discovery names.
     pub auth_url: Option<String>,
@@ -88,7 +88,7 @@ pub struct LoginPlan {
     pub pkce_required: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiKeyPlan {
     pub name: String,
     pub hash: KeyHash,
@@ -96,7 +96,7 @@ pub struct ApiKeyPlan {
 }
 
 /// Scopes that a request needs if all that is said fits it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RulePlan {
     /// This path and everything below it, however it is spelt.
     pub path: Option<String>,
@@ -108,7 +108,7 @@ pub struct RulePlan {
 }
 
 /// What is sent to an upstream in place of the client's own credential.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialPlan {
     /// A field that never changes.
     Field { name: String, value: Secret },
@@ -116,7 +116,7 @@ pub enum CredentialPlan {
     Grant(GrantPlan),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantPlan {
     pub token_url: String,
     pub client_id: String,

@@ -16,6 +16,7 @@ pub mod errors;
 mod expand;
 mod file;
 mod filter;
+mod fixed;
 mod items;
 mod layers;
 pub mod plan;

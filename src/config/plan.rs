@@ -9,7 +9,7 @@ pub use super::auth_plan::{
 };
 use crate::wire::http1::head::HeadLimits;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub bind: SocketAddr,
     /// Number of worker threads, at least 1.
@@ -40,7 +40,7 @@ pub enum DriverChoice {
     Epoll,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamPlan {
     /// The label in metrics and the affinity key in the session store.
     pub name: String,
@@ -73,7 +73,7 @@ pub struct UpstreamTls {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SessionPlan {
     pub store: StoreKind,
     /// Directory that holds the LMDB environment (unused for `Memory`).
@@ -99,7 +99,7 @@ pub enum Durability {
     Relaxed,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LimitsPlan {
     /// For requests and for upstream's answers alike.
     pub head: HeadLimits,
@@ -111,7 +111,7 @@ pub struct LimitsPlan {
     pub connections_max: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TimeoutsPlan {
     /// From a request's first byte to the end of its head: 408.
     pub header: Duration,
@@ -129,7 +129,7 @@ pub struct TimeoutsPlan {
     pub shutdown: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PoolPlan {
     /// Idle connections an upstream, over all workers, that `idle_timeout` leaves alone.
     pub min_idle: usize,
@@ -138,7 +138,7 @@ pub struct PoolPlan {
     pub idle_timeout: Duration,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct GuardsPlan {
     /// Host names (without port, lower case) that are accepted; empty: the rule by bind address.
     pub allowed_hosts: Vec<String>,
@@ -159,7 +159,7 @@ impl GuardsPlan {
 }
 
 /// TLS towards clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TlsPlan {
     /// Certificate chain and key, PEM files. The first is for who names no server, or an unknown one. Never empty.
     pub pairs: Vec<(PathBuf, PathBuf)>,
@@ -179,7 +179,7 @@ pub enum TlsVersion {
 }
 
 /// How much one may ask; all absent where `[rate_limit]` is off.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RatesPlan {
     pub global: Option<QuotaPlan>,
     /// Without authentication a user is an address.
@@ -217,7 +217,7 @@ impl Cidr {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LogPlan {
     /// A filter in the syntax of `RUST_LOG`.
     pub filter: String,

@@ -6,9 +6,11 @@ mod grant;
 mod introspect;
 pub mod keys;
 pub mod publish;
+pub mod publisher;
 pub mod resolve;
 pub mod supervisor;
 #[cfg(test)]
 mod testing;
 
+pub use publisher::Source;
 pub use supervisor::{Outcome, serve};

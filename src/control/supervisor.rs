@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::publish;
+use super::publisher::{self, Source, Trigger};
 use crate::config::plan::{DriverChoice, Plan};
 use crate::net::{acceptor, driver, listener};
 use crate::store::Store;
@@ -22,10 +23,6 @@ use crate::telemetry::Registry;
 use crate::telemetry::histogram::Histogram;
 use crate::worker::{self, Command, Shared};
 
-/// How often names are resolved anew.
-const RESOLVE: Duration = Duration::from_secs(10);
-/// How often the files of certificates are looked at.
-const LOOK: Duration = Duration::from_secs(2);
 /// Pause before a worker that died is started anew, so that one that dies at once does not spin.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 /// A worker whose heartbeat stands still for this long is reported.
@@ -48,12 +45,13 @@ enum Event {
     Died(usize),
 }
 
-/// Serve `plan` until SIGTERM or SIGINT. `listening` is called once, when every worker accepts.
+/// Serve `plan`, and what `source` says later, until SIGTERM or SIGINT. `listening` is called once, when every worker accepts.
 ///
 /// # Errors
 /// The address is in use or cannot be bound (`io::Error` with its kind), TLS settings, a driver that cannot be had.
 pub fn serve(
     plan: Arc<Plan>,
+    source: Source,
     store: Store,
     durations: Arc<Histogram>,
     started: Instant,
@@ -82,7 +80,8 @@ pub fn serve(
         faults,
     });
     let (events, inbox) = unbounded();
-    let mut fleet = Fleet { shared, plan, listeners, events, alive: 0 };
+    let publisher = publisher::start(shared.clone(), source)?;
+    let mut fleet = Fleet { shared, plan, listeners, events, publisher, alive: 0 };
     for index in 0..fleet.plan.workers {
         fleet.start(index)?;
     }
@@ -113,6 +112,7 @@ struct Fleet {
     /// Kept so that a restarted worker finds its queue; emptied by the drain.
     listeners: Vec<TcpListener>,
     events: Sender<Event>,
+    publisher: Trigger,
     alive: usize,
 }
 
@@ -162,10 +162,7 @@ impl Fleet {
 
     fn supervise(&mut self, inbox: &Receiver<Event>) -> anyhow::Result<Outcome> {
         let signals = signals()?;
-        let resolve = tick(RESOLVE);
         let watchdog = tick(STALLED);
-        let look = if self.plan.tls.is_some() { tick(LOOK) } else { never() };
-        let mut files = self.plan.tls.as_ref().map(acceptor::fingerprint);
         let mut beats = vec![u64::MAX; self.plan.workers];
         let mut deadline = never();
         let mut draining = false;
@@ -187,7 +184,7 @@ impl Fleet {
                 },
                 recv(signals) -> signal => {
                     if signal == Ok(SIGHUP) {
-                        self.load_certificates();
+                        self.publisher.pull();
                         continue;
                     }
                     if draining {
@@ -195,20 +192,12 @@ impl Fleet {
                         return Ok(Outcome::CutShort);
                     }
                     draining = true;
-                    deadline = after(self.plan.timeouts.shutdown);
+                    deadline = after(self.shared.view.load().plan.timeouts.shutdown);
                     self.drain();
                 },
                 recv(deadline) -> _ => {
                     tracing::warn!("timeouts.shutdown is over: cutting what still runs");
                     return Ok(Outcome::CutShort);
-                },
-                recv(resolve) -> _ => self.resolve_in_the_background(),
-                recv(look) -> _ => {
-                    let now = self.plan.tls.as_ref().map(acceptor::fingerprint);
-                    if now != files {
-                        files = now;
-                        self.load_certificates();
-                    }
                 },
                 recv(watchdog) -> _ => self.watch(&mut beats),
             }
@@ -225,32 +214,6 @@ impl Fleet {
         for index in 0..self.plan.workers {
             self.shared.tell(index, Command::Drain);
         }
-    }
-
-    /// New connections get the new certificates; those that there are go on.
-    fn load_certificates(&self) {
-        let Some(plan) = &self.plan.tls else { return };
-        match acceptor::settings(plan) {
-            Ok(settings) => {
-                self.shared.tls.store(Some(settings));
-                tracing::info!("loaded the certificates anew");
-            }
-            Err(error) => tracing::error!(error, "the certificates cannot be loaded; the old ones stay"),
-        }
-    }
-
-    fn resolve_in_the_background(&self) {
-        let view = self.shared.view.load_full();
-        if !view.upstreams.iter().any(|upstream| super::resolve::is_name(&upstream.plan.host)) {
-            return;
-        }
-        let shared = self.shared.clone();
-        thread::spawn(move || {
-            if let Some(next) = publish::resolved_anew(&view) {
-                tracing::info!("the addresses of an upstream changed");
-                shared.view.store(Arc::new(next));
-            }
-        });
     }
 
     fn watch(&self, beats: &mut [u64]) {

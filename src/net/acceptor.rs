@@ -2,9 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use rustls::client::verify_server_name;
 use rustls::pki_types::ServerName;
@@ -69,13 +67,6 @@ pub fn settings(plan: &TlsPlan) -> Result<Arc<ServerConfig>, String> {
         config.ticketer = keys;
     }
     Ok(Arc::new(config))
-}
-
-/// What tells that a file was changed; follows links, which is how Kubernetes swaps them.
-pub fn fingerprint(plan: &TlsPlan) -> Vec<Option<(SystemTime, u64)>> {
-    let files = plan.pairs.iter().flat_map(|(certificate, key)| [certificate, key]).chain(&plan.client_ca_path);
-    let of = |path: &PathBuf| fs::metadata(path).ok().and_then(|found| Some((found.modified().ok()?, found.len())));
-    files.map(of).collect()
 }
 
 fn is_for(pair: &CertifiedKey, name: &str) -> bool {

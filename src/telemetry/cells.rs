@@ -1,7 +1,7 @@
 //! Counters without contention: each worker writes its own cells with plain stores, a scrape adds them up.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::histogram::Histogram;
@@ -139,6 +139,11 @@ pub struct Registry {
     inner: Mutex<Inner>,
     /// Workers that died and were started anew.
     pub restarts: AtomicU64,
+    /// Configurations that were taken since the start.
+    pub reloads: AtomicU64,
+    pub reloads_refused: AtomicU64,
+    /// The latest one was refused.
+    pub reload_failed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -155,6 +160,9 @@ pub struct Series {
     pub denials: BTreeMap<&'static str, u64>,
     pub handshakes: BTreeMap<&'static str, u64>,
     pub restarts: u64,
+    /// Taken, refused.
+    pub reloads: (u64, u64),
+    pub reload_failed: bool,
 }
 
 impl Registry {
@@ -210,6 +218,8 @@ impl Registry {
             denials,
             handshakes,
             restarts: self.restarts.load(Relaxed),
+            reloads: (self.reloads.load(Relaxed), self.reloads_refused.load(Relaxed)),
+            reload_failed: self.reload_failed.load(Relaxed),
         }
     }
 

@@ -124,6 +124,12 @@ fn process_families(out: &mut Vec<MetricFamily>, series: &Series) {
     out.push(counter("shadowcat_connection_panics_total", "Connections lost to a panic.", workers(|c| &c.panics)));
     let restarts = [(vec![], series.restarts)];
     out.push(counter("shadowcat_worker_restarts_total", "Workers that died and were started anew.", restarts));
+    let outcome = |outcome, count| (vec![label("outcome", outcome)], count);
+    let reloads = [outcome("taken", series.reloads.0), outcome("refused", series.reloads.1)];
+    out.push(counter("shadowcat_config_reloads_total", "Configurations read while running, by outcome.", reloads));
+    let help = "Whether the latest configuration that was read is the one in use.";
+    let good = [(vec![], u64::from(!series.reload_failed))];
+    out.push(gauge("shadowcat_config_last_reload_successful", help, good));
     let refusals = series.refusals.iter().map(|(reason, &count)| (vec![label("reason", reason)], count));
     out.push(counter("shadowcat_refusals_total", "Requests that the proxy refused itself, by reason.", refusals));
     let denials = series.denials.iter().map(|(reason, &count)| (vec![label("reason", reason)], count));

@@ -3,7 +3,7 @@
 //! Verdicts on tokens are remembered: for a connection, whose next request nearly always carries the same token, and for
 //! the worker. They die with the token and with the generation of the keys that they were made with.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -79,8 +79,8 @@ impl Caller {
 /// The verdict on the token that a connection sent last.
 pub type Memo = RefCell<Option<(Box<str>, Rc<Known>)>>;
 
-/// The verdict on the certificate of a connection.
-pub type Certified = OnceCell<Result<Rc<Known>, AuthError>>;
+/// The verdict on the certificate of a connection, and who gave it.
+pub type Certified = RefCell<Option<(Arc<Gate>, Result<Rc<Known>, AuthError>)>>;
 
 /// Verdicts on tokens, by SHA-256.
 #[derive(Default)]
@@ -169,7 +169,7 @@ pub async fn identify(worker: &Worker, view: &View, client: &Client, request: &R
 async fn verify(
     worker: &Worker,
     plan: &AuthPlan,
-    gate: &Gate,
+    gate: &Arc<Gate>,
     client: &Client,
     request: &Request<'_>,
 ) -> Result<Rc<Known>, AuthError> {
@@ -212,12 +212,16 @@ fn api_key(gate: &Gate, key: &[u8]) -> Result<Rc<Known>, AuthError> {
 }
 
 /// The owner of the client's certificate, which TLS verified; read once a connection.
-fn certificate(gate: &Gate, client: &Client) -> Result<Rc<Known>, AuthError> {
-    let verdict = client.certificate.get_or_init(|| {
+fn certificate(gate: &Arc<Gate>, client: &Client) -> Result<Rc<Known>, AuthError> {
+    let read = || {
         let leaf = client.stream.peer_certificate().ok_or(AuthError::Missing)?;
         identity::certificate::principal(&leaf, &gate.certificate_scopes).map(|principal| Known::new(principal, 0))
-    });
-    let known = verdict.clone()?;
+    };
+    let mut verdict = client.certificate.borrow_mut();
+    let known = match &*verdict {
+        Some((by, known)) if Arc::ptr_eq(by, gate) => known.clone(),
+        _ => verdict.insert((gate.clone(), read())).1.clone(),
+    }?;
     if known.principal.is_current(unix_seconds()) { Ok(known) } else { Err(AuthError::Expired) }
 }
 

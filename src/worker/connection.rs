@@ -247,8 +247,12 @@ async fn serve(worker: &Rc<Worker>, client: &Client) {
     let mut canceller = Canceller::default();
     let mut first = true;
     loop {
+        if !next_bytes(worker, client, &mut input, &mut canceller, first).await {
+            return;
+        }
+        // Only now: a connection may have been idle for longer than a configuration lived.
         let view = worker.view();
-        let mut scratch = match next_head(worker, client, &view.view.plan, &mut input, &mut canceller, first).await {
+        let mut scratch = match next_head(worker, client, &view.view.plan, &mut input).await {
             Next::Request(scratch) => scratch,
             Next::Refused(refusal) => {
                 Box::pin(refusal::answer(worker, client, &refusal, None, false)).await;
@@ -277,42 +281,48 @@ enum Next {
     Gone,
 }
 
-/// Wait for the next request without owning a buffer, then read until its head is complete.
-async fn next_head(
+/// Wait for the next request without owning a buffer. `false`: there is none.
+async fn next_bytes(
     worker: &Worker,
     client: &Client,
-    plan: &Plan,
     input: &mut Buffer,
     canceller: &mut Canceller,
     first: bool,
-) -> Next {
-    let times = &plan.timeouts;
-    if input.is_empty() {
-        drop(std::mem::take(input));
-        if worker.is_draining() && !first {
-            client.stream.shutdown().await;
-            return Next::Gone;
-        }
-        // A connection that never said anything is as slow a header as one that stopped half-way.
-        let patience = if first { times.header } else { times.keep_alive };
-        let soon = client.stream.read_soon(Buffer::small(), canceller).await;
-        let read = match soon {
-            Some((read, buffer)) => {
-                *input = buffer;
-                read
-            }
-            None => {
-                if !matches!(within(patience, client.stream.readable()).await, Ok(Ok(()))) {
-                    return Next::Gone;
-                }
-                *input = Buffer::small();
-                fill(client, input).await
-            }
-        };
-        if !matches!(read, Ok(1..)) {
-            return Next::Gone;
-        }
+) -> bool {
+    if !input.is_empty() {
+        return true;
     }
+    drop(std::mem::take(input));
+    if worker.is_draining() && !first {
+        client.stream.shutdown().await;
+        return false;
+    }
+    let soon = client.stream.read_soon(Buffer::small(), canceller).await;
+    let read = match soon {
+        Some((read, buffer)) => {
+            *input = buffer;
+            read
+        }
+        None => {
+            let patience = {
+                let view = worker.view();
+                let times = &view.view.plan.timeouts;
+                // A connection that never said anything is as slow a header as one that stopped half-way.
+                if first { times.header } else { times.keep_alive }
+            };
+            if !matches!(within(patience, client.stream.readable()).await, Ok(Ok(()))) {
+                return false;
+            }
+            *input = Buffer::small();
+            fill(client, input).await
+        }
+    };
+    matches!(read, Ok(1..))
+}
+
+/// Read until the head of the request is complete.
+async fn next_head(worker: &Worker, client: &Client, plan: &Plan, input: &mut Buffer) -> Next {
+    let times = &plan.timeouts;
     let mut scratch = worker.take_scratch();
     scratch.head.reset();
     let mut begun = None;

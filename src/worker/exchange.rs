@@ -20,7 +20,7 @@ use super::upstream::{self, Lease, LocalView};
 use super::{Phase, Scratch, Worker, local};
 use crate::base::SessionId;
 use crate::config::plan::Plan;
-use crate::identity::Credential;
+use crate::identity::{Credential, CredentialMissing};
 use crate::net::{self, Buffer, Stream, within};
 use crate::store::{Reservation, Transport};
 use crate::telemetry::UpstreamCells;
@@ -54,8 +54,20 @@ impl Exchange<'_> {
         self.timeout.get()
     }
 
+    /// The upstream in logs.
     pub fn name(&self, lease: &Lease) -> &str {
-        &self.view.view.upstreams[lease.index].plan.name
+        self.key(lease.index)
+    }
+
+    /// The upstream as sessions remember it.
+    pub fn key(&self, index: usize) -> &str {
+        &self.view.view.upstreams[index].key
+    }
+
+    /// What the upstream is sent in place of the client's credential.
+    fn credential(&self, index: usize) -> Result<Option<Arc<Credential>>, CredentialMissing> {
+        let entry = self.view.view.upstreams[index].entry;
+        self.view.view.keys.as_ref().map_or(Ok(None), |keys| keys.credential(entry))
     }
 
     pub fn timeout_refusal(&self) -> Refusal {
@@ -179,7 +191,7 @@ async fn story(
             && sending.credential.is_some()
             && let Some(keys) = &view.view.keys
         {
-            keys.credential_refused(lease.index);
+            keys.credential_refused(view.view.upstreams[lease.index].entry);
         }
         let parts = Parts { answer, bytes, session: session.as_ref(), reserved };
         let end = finish(&exchange, standing, input, &lease, parts, upload, watch).await?;
@@ -223,12 +235,10 @@ impl<'a> Sending<'a> {
             None => self.lease_any(exchange).await?,
         };
         exchange.timeout.set(view.view.upstreams[lease.index].plan.timeout);
-        if let Some(keys) = &view.view.keys {
-            self.credential = keys.credential(lease.index).map_err(|error| {
-                tracing::error!(upstream = exchange.name(&lease), %error, "a request cannot be sent");
-                Refusal::NO_CREDENTIAL
-            })?;
-        }
+        self.credential = exchange.credential(lease.index).map_err(|error| {
+            tracing::error!(upstream = exchange.name(&lease), %error, "a request cannot be sent");
+            Refusal::NO_CREDENTIAL
+        })?;
         lease.cells().requests.add(1);
         Ok(lease)
     }
@@ -237,8 +247,8 @@ impl<'a> Sending<'a> {
     async fn lease_any(&self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
         let (worker, view) = (exchange.worker, exchange.view);
         let issuer = exchange.envelope.affinity.and_then(|key| worker.shared.affinity.find(key));
-        if let Some(index) = issuer
-            && view.view.upstreams.get(index).is_some_and(|upstream| upstream.words.is_open(worker.now_ms()))
+        if let Some(index) = issuer.and_then(|number| view.view.upstream_numbered(number))
+            && view.view.upstreams[index].words.is_open(worker.now_ms())
             && let Ok(lease) = upstream::lease(worker, view, Some(index), self.retried).await
         {
             return Ok(lease);
@@ -410,7 +420,7 @@ async fn settle_session(
         return Err(Refusal::UPSTREAM_PROTOCOL);
     }
     let birth = Birth {
-        upstream: exchange.name(lease),
+        upstream: exchange.key(lease.index),
         upstream_session: issued,
         protocol: request.find(Name::McpProtocolVersion).unwrap_or(b""),
         transport: Transport::StreamableHttp,
@@ -439,8 +449,7 @@ fn abandon(exchange: &Exchange<'_>, index: usize, upstream_session: &[u8]) {
         if request.host.is_empty() { upstream.plan.authority.as_bytes() } else { request.host },
     );
     encode::field(out.vec(), header::SESSION_ID.as_bytes(), upstream_session);
-    let keys = exchange.view.view.keys.as_ref();
-    if let Some(own) = keys.and_then(|keys| keys.credential(index).ok().flatten()) {
+    if let Ok(Some(own)) = exchange.credential(index) {
         encode::field(out.vec(), own.field.as_bytes(), own.value.expose().as_bytes());
     }
     encode::end(out.vec());

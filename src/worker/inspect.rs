@@ -122,7 +122,7 @@ impl Opening {
         };
         let birth = Birth {
             caller: exchange.caller,
-            upstream: &exchange.view.view.upstreams[self.upstream].plan.name,
+            upstream: exchange.key(self.upstream),
             upstream_session: &block[span.clone()],
             protocol: b"2024-11-05",
             transport: Transport::HttpSse { parameter },
@@ -193,6 +193,6 @@ impl State {
 
 fn remember(exchange: &Exchange<'_>, peek: &Peek, upstream: usize) {
     for key in [peek.request_state(), peek.task_id_hash()].into_iter().flatten() {
-        exchange.worker.shared.affinity.remember(key, upstream);
+        exchange.worker.shared.affinity.remember(key, exchange.view.view.upstreams[upstream].number);
     }
 }

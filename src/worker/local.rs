@@ -119,6 +119,6 @@ fn unreadiness(worker: &Worker, view: &LocalView) -> Option<&'static str> {
         return Some("no upstream is configured");
     }
     let now = worker.now_ms();
-    let open = |upstream: &super::Upstream| upstream.words.is_open(now) && !upstream.addresses.is_empty();
+    let open = |upstream: &super::Upstream| upstream.words.is_open(now) && upstream.address.is_some();
     (!view.view.upstreams.iter().any(open)).then_some("no upstream is reachable")
 }

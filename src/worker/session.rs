@@ -104,7 +104,7 @@ pub fn resume(
         tracing::info!(session = ?id, "refused somebody else's session");
         return Err(Refusal::SESSION_UNKNOWN);
     }
-    let upstream = view.view.upstream_named(&entry.record.upstream).ok_or(Refusal::SESSION_UNKNOWN)?;
+    let upstream = view.view.upstream_of(&entry.record.upstream).ok_or(Refusal::SESSION_UNKNOWN)?;
     Ok(Some(Session { id, upstream, entry, in_target }))
 }
 

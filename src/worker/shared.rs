@@ -1,5 +1,6 @@
 //! What all workers see: the view (swapped whole by control) and the shared parts.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,8 +23,10 @@ use crate::telemetry::{Registry, WorkerCells};
 /// The configuration as workers use it, built whole by control and swapped whole.
 pub struct View {
     pub plan: Arc<Plan>,
-    /// In the order of the plan; an upstream is known by its place here within one view, by its name across views.
+    /// In the order of the plan; an upstream is known by its place here within one view, by its key across views.
     pub upstreams: Vec<Upstream>,
+    /// Places by key.
+    pub places: HashMap<Arc<str>, usize>,
     pub schedule: Arc<Schedule>,
     /// What tokens are verified with, and what upstreams ask of us.
     pub keys: Option<Arc<Keys>>,
@@ -33,18 +36,33 @@ pub struct View {
     pub limits: Arc<RateLimits>,
 }
 
-/// One upstream server.
+/// One upstream server: an entry of the plan at one of the addresses that its name resolves to.
+#[derive(Clone)]
 pub struct Upstream {
-    pub plan: UpstreamPlan,
-    /// What its name resolves to; empty while it does not resolve.
-    pub addresses: Vec<SocketAddr>,
+    pub plan: Arc<UpstreamPlan>,
+    /// Place of the entry in the plan.
+    pub entry: usize,
+    /// What sessions remember: the name of the entry, and for a DNS name the address behind an `@`, since sessions live
+    /// in one process.
+    pub key: Arc<str>,
+    /// Tells it from all others that there are or were lately.
+    pub number: usize,
+    /// How many upstreams are of this entry.
+    pub siblings: usize,
+    /// `None` while the name does not resolve.
+    pub address: Option<SocketAddr>,
+    /// The same as long as it is the same server; with it stay its connections.
     pub words: Arc<Endpoint>,
     pub tls: Option<Connector>,
 }
 
 impl View {
-    pub fn upstream_named(&self, name: &str) -> Option<usize> {
-        self.upstreams.iter().position(|upstream| upstream.plan.name == name)
+    pub fn upstream_of(&self, key: &str) -> Option<usize> {
+        self.places.get(key).copied()
+    }
+
+    pub fn upstream_numbered(&self, number: usize) -> Option<usize> {
+        self.upstreams.iter().position(|upstream| upstream.number == number)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Pick an upstream, take a pooled connection or make one, and give it back when nothing is in doubt.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use super::Worker;
 use super::refusal::Refusal;
 use super::shared::{Shared, Upstream, View};
 use crate::net::{Ahead, Buffer, Stream, within};
-use crate::table::InFlight;
+use crate::table::{Endpoint, InFlight};
 use crate::telemetry::{Fault, UpstreamCells};
 
 /// A view with this worker's own part of each upstream.
@@ -21,10 +22,14 @@ pub struct LocalView {
 
 /// One upstream as this worker has it.
 pub struct Local {
-    name: String,
+    /// Tells whether it is the same upstream in the next view.
+    words: Arc<Endpoint>,
+    /// Of its entry in the plan.
     pub cells: Arc<UpstreamCells>,
     /// Newest last; the newest is taken first, so that the rest may time out.
     idle: RefCell<Vec<Idle>>,
+    /// No view has it any more: what still runs there is finished, and nothing is kept.
+    is_gone: Cell<bool>,
 }
 
 struct Idle {
@@ -36,36 +41,44 @@ struct Idle {
 impl LocalView {
     pub fn first(worker: usize, shared: &Shared) -> LocalView {
         let none = LocalView { view: shared.view.load_full(), locals: Vec::new() };
-        none.successor(worker, shared, shared.view.load_full())
+        let first = none.successor(worker, shared, shared.view.load_full());
+        // A worker before this one may have died with connections in its pools.
+        first.locals.iter().for_each(|local| local.cells.idle.set(0));
+        first
     }
 
     /// The same for a newer view: upstreams that stay keep their connections.
     pub fn successor(&self, worker: usize, shared: &Shared, view: Arc<View>) -> LocalView {
-        let locals = view
-            .upstreams
-            .iter()
-            .map(|upstream| {
-                let name = &upstream.plan.name;
-                self.locals.iter().find(|local| local.name == *name).cloned().unwrap_or_else(|| {
-                    let cells = shared.registry.upstream(worker, name);
-                    Rc::new(Local { name: name.clone(), cells, idle: RefCell::default() })
+        let mut known: HashMap<*const Endpoint, &Rc<Local>> =
+            self.locals.iter().map(|local| (Arc::as_ptr(&local.words), local)).collect();
+        let locals = view.upstreams.iter().map(|upstream| {
+            known.remove(&Arc::as_ptr(&upstream.words)).cloned().unwrap_or_else(|| {
+                let cells = shared.registry.upstream(worker, &upstream.plan.name);
+                Rc::new(Local {
+                    words: upstream.words.clone(),
+                    cells,
+                    idle: RefCell::default(),
+                    is_gone: Cell::new(false),
                 })
             })
-            .collect();
+        });
+        let locals = locals.collect();
+        known.into_values().for_each(|gone| gone.close_idle());
         LocalView { view, locals }
     }
 
     /// Close what was idle for too long.
     pub fn prune_pools(&self) {
         let plan = &self.view.plan;
-        let keep = plan.pool.min_idle.div_ceil(plan.workers);
-        for local in &self.locals {
+        for (local, upstream) in self.locals.iter().zip(&self.view.upstreams) {
+            let keep = plan.pool.min_idle.div_ceil(plan.workers * upstream.siblings);
             let mut idle = local.idle.borrow_mut();
+            let before = idle.len();
             let old = idle.iter().take_while(|idle| idle.since.elapsed() > plan.pool.idle_timeout).count();
             let surplus = old.min(idle.len().saturating_sub(keep));
             idle.drain(..surplus);
             idle.retain_mut(|idle| idle.ahead.is_quiet());
-            local.cells.idle.set(idle.len() as u64);
+            local.cells.idle.sub((before - idle.len()) as u64);
         }
     }
 }
@@ -75,7 +88,15 @@ impl Local {
     /// an end means that it is stale.
     fn take_idle(&self) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
-        std::iter::from_fn(|| idle.pop()).find_map(|mut idle| idle.ahead.is_quiet().then_some(idle))
+        let pop = || idle.pop().inspect(|_| self.cells.idle.sub(1));
+        std::iter::from_fn(pop).find_map(|mut idle| idle.ahead.is_quiet().then_some(idle))
+    }
+
+    /// The upstream is gone.
+    fn close_idle(&self) {
+        self.is_gone.set(true);
+        let closed = self.idle.take();
+        self.cells.idle.sub(closed.len() as u64);
     }
 }
 
@@ -95,13 +116,13 @@ pub struct Lease {
 impl Lease {
     /// Keep the connection for later. Only after a whole answer to a wholly sent request, with nothing left over.
     pub fn give_back(self, view: &LocalView) {
-        let plan = &view.view.plan;
+        let (plan, upstream) = (&view.view.plan, &view.view.upstreams[self.index]);
         let mut idle = self.local.idle.borrow_mut();
-        if idle.len() < plan.pool.max_size.div_ceil(plan.workers) {
+        if !self.local.is_gone.get() && idle.len() < plan.pool.max_size.div_ceil(plan.workers * upstream.siblings) {
             let ahead = self.stream.read_ahead();
             idle.push(Idle { stream: self.stream, ahead, since: Instant::now() });
+            self.local.cells.idle.add(1);
         }
-        self.local.cells.idle.set(idle.len() as u64);
     }
 
     /// Read some of the answer.
@@ -177,15 +198,15 @@ async fn open(worker: &Worker, view: &LocalView, index: usize, fresh: bool) -> R
             Ok(Lease { stream, ahead, index, reused: false, local, _in_flight: in_flight })
         }
         Ok(Err(error)) if is_ours(&error) => {
-            tracing::error!(upstream = upstream.plan.name, %error, "cannot make a connection");
+            tracing::error!(upstream = %upstream.key, %error, "cannot make a connection");
             Err(Refusal::NO_RESOURCES)
         }
         Ok(Err(error)) => {
-            tracing::warn!(upstream = upstream.plan.name, %error, "cannot connect to upstream");
+            tracing::warn!(upstream = %upstream.key, %error, "cannot connect to upstream");
             Err(failed(worker, upstream, &local.cells, Fault::Connect))
         }
         Err(_) => {
-            tracing::warn!(upstream = upstream.plan.name, "upstream does not accept in time");
+            tracing::warn!(upstream = %upstream.key, "upstream does not accept in time");
             Err(failed(worker, upstream, &local.cells, Fault::Timeout))
         }
     }
@@ -206,20 +227,12 @@ fn failed(worker: &Worker, upstream: &Upstream, cells: &UpstreamCells, fault: Fa
 }
 
 async fn connect(upstream: &Upstream) -> io::Result<Stream> {
-    let mut error = io::Error::new(io::ErrorKind::NotFound, format!("`{}` does not resolve", upstream.plan.host));
-    for &address in &upstream.addresses {
-        match Stream::connect(address).await {
-            Ok(stream) => match &upstream.tls {
-                None => return Ok(stream),
-                Some(connector) => match connector.handshake(stream).await {
-                    Ok(stream) => return Ok(stream),
-                    Err(failed) => error = failed,
-                },
-            },
-            Err(failed) => error = failed,
-        }
+    let unresolved = || io::Error::new(io::ErrorKind::NotFound, format!("`{}` does not resolve", upstream.plan.host));
+    let stream = Stream::connect(upstream.address.ok_or_else(unresolved)?).await?;
+    match &upstream.tls {
+        None => Ok(stream),
+        Some(connector) => connector.handshake(stream).await,
     }
-    Err(error)
 }
 
 /// How long upstream may take for the next thing, within what is left of the whole request.

@@ -15,6 +15,7 @@ mod mtls;
 mod pool;
 mod probes;
 mod rates;
+mod reload;
 mod replicas;
 mod sessions;
 mod smuggling;

@@ -13,7 +13,7 @@ use crate::base::Span;
 pub const FIELDS_MAX: usize = 128;
 
 /// Bounds on one head; all in bytes but `fields`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadLimits {
     pub head_bytes: usize,
     pub fields: usize,
