@@ -12,6 +12,7 @@ mod legacy_sse;
 mod limits;
 mod mcp;
 mod pool;
+mod power;
 mod probes;
 mod rates;
 mod replicas;
