@@ -82,13 +82,15 @@ pub fn serve(
         faults,
     });
     let (events, inbox) = unbounded();
+    // Before anybody hears that we listen: whoever does may tell us to stop at once.
+    let signals = signals()?;
     let mut fleet = Fleet { shared, plan, listeners, events, alive: 0 };
     for index in 0..fleet.plan.workers {
         fleet.start(index)?;
     }
     fleet.wait_until_ready(&inbox)?;
     listening(address);
-    let outcome = fleet.supervise(&inbox)?;
+    let outcome = fleet.supervise(&inbox, &signals)?;
     store.close();
     Ok(outcome)
 }
@@ -160,8 +162,7 @@ impl Fleet {
         Ok(())
     }
 
-    fn supervise(&mut self, inbox: &Receiver<Event>) -> anyhow::Result<Outcome> {
-        let signals = signals()?;
+    fn supervise(&mut self, inbox: &Receiver<Event>, signals: &Receiver<i32>) -> anyhow::Result<Outcome> {
         let resolve = tick(RESOLVE);
         let watchdog = tick(STALLED);
         let look = if self.plan.tls.is_some() { tick(LOOK) } else { never() };
