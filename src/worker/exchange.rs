@@ -164,7 +164,8 @@ async fn story(
     auth::authorize(&view.view, client, &request, peek, intake.is_whole(), &caller)?;
     let session = session::resume(worker, view, &request, &envelope, &caller)?;
     let user = caller.known().map(|known| (&*known.principal.name, &*known.identity));
-    let subject = Subject { client, request: &request, session: session.as_ref(), peek, user, at: begun };
+    let whole = intake.is_whole();
+    let subject = Subject { client, request: &request, session: session.as_ref(), peek, whole, user, at: begun };
     limit::admit(worker, &view.view, &subject)?;
     let reserved = session::reserve(worker, &request, &envelope, session.as_ref())?;
     let deadline = plan.timeouts.request.map(|limit| begun + limit);

@@ -55,7 +55,7 @@ fn a_modern_client_that_leaves_cancels_at_once(driver: Driver) {
 /// What makes the request modern stands behind its long arguments, where it is seen only as they stream.
 fn a_modern_client_cancels_also_what_had_a_long_body(driver: Driver) {
     let upstream = hanging("");
-    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let proxy = Proxy::before(driver, &[&upstream]).set("limits.peek_bytes", "4096").start();
     let mut client = proxy.connect();
     client.send(&modern_call(1, "slow", &format!(r#""arguments":{{"text":"{}"}}"#, "x".repeat(300_000))));
     upstream.expect_event("asked");
