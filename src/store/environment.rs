@@ -36,8 +36,9 @@ pub struct Environment {
     meta: Database<'static, Bytes, Bytes>,
     path: PathBuf,
     map_bytes: usize,
+    flags: EnvFlags,
     /// Held for the life of the process: one server a directory.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl Environment {
@@ -122,7 +123,20 @@ impl Environment {
         let Some((sessions, meta)) = databases.map_err(lmdb)?.commit() else {
             return Err(OpenError::Lmdb { path: path.display().to_string(), error: "cannot create databases".into() });
         };
-        Ok(Environment { env, sessions, meta, path: path.to_owned(), map_bytes, _lock: lock })
+        Ok(Environment { env, sessions, meta, path: path.to_owned(), map_bytes, flags, lock })
+    }
+
+    /// Whether LMDB gave it up: after the last write of a commit failed, it refuses everything until it is opened anew.
+    pub fn has_given_up(&self) -> bool {
+        matches!(self.env.read_txn(), Err(heed::Error::Mdb(heed::MdbError::Panic)))
+    }
+
+    /// The same store anew, under the same lock. One in memory has no name that it could be opened by, and no disk that
+    /// fails.
+    pub fn open_anew(self) -> Result<Environment, (OpenError, Unopened)> {
+        let Environment { env, path, map_bytes, flags, lock, .. } = self;
+        drop(env);
+        Unopened { path, map_bytes, flags, lock }.open()
     }
 
     pub fn open_error(&self, error: String) -> OpenError {
@@ -196,6 +210,23 @@ impl Environment {
     pub fn size(&self) -> (u64, u64) {
         const PAGE: u64 = 4096;
         (self.env.info().last_page_number as u64 * PAGE + PAGE, self.map_bytes as u64)
+    }
+}
+
+/// A store that is closed for the moment, and whose directory is still ours.
+pub struct Unopened {
+    path: PathBuf,
+    map_bytes: usize,
+    flags: EnvFlags,
+    lock: Option<File>,
+}
+
+impl Unopened {
+    pub fn open(mut self) -> Result<Environment, (OpenError, Unopened)> {
+        match Environment::open_in(&self.path, self.map_bytes, self.flags, None) {
+            Ok(environment) => Ok(Environment { lock: self.lock.take(), ..environment }),
+            Err(error) => Err((error, self)),
+        }
     }
 }
 

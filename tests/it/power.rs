@@ -18,6 +18,7 @@ on_both_drivers!(
     a_power_cut_in_relaxed_mode_damages_nothing,
     a_disk_that_cannot_sync_refuses_new_sessions_and_loses_none,
     a_disk_that_cannot_write_loses_no_session,
+    a_commit_that_cannot_be_finished_loses_no_session,
 );
 
 /// What a disk writes or does not write as a whole.
@@ -286,6 +287,26 @@ fn a_disk_that_cannot_write_loses_no_session(driver: Driver) {
     }
     fs::remove_file(disk.path("fails")).expect("mended");
     wait_for_a_session(&proxy);
+    proxy.kill();
+    let proxy = disk.proxy(driver, &replica.upstream, "strict");
+    for id in &ids {
+        assert_eq!(proxy.ask(&in_session(id, &request(2, "ping"))).status, 200);
+    }
+}
+
+fn a_commit_that_cannot_be_finished_loses_no_session(driver: Driver) {
+    let (disk, replica) = (Disk::new(), Replica::new("a"));
+    let proxy = disk.proxy(driver, &replica.upstream, "strict");
+    let mut client = proxy.connect();
+    let ids: Vec<String> = (0..5).map(|_| begin_session_on(&mut client)).collect();
+    fs::write(disk.path("fails"), "commit").expect("a broken disk");
+    let refused = client.ask(&post_json("/mcp", "", &initialize(7)));
+    assert_eq!((refused.status, refused.json()["id"].as_u64()), (503, Some(7)), "{refused:?}");
+    fs::remove_file(disk.path("fails")).expect("mended");
+    wait_for_a_session(&proxy);
+    for id in &ids {
+        assert_eq!(proxy.ask(&in_session(id, &request(1, "ping"))).status, 200);
+    }
     proxy.kill();
     let proxy = disk.proxy(driver, &replica.upstream, "strict");
     for id in &ids {
