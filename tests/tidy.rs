@@ -159,6 +159,26 @@ fn nothing_is_left_open() {
     }
 }
 
+/// Names like `file::test` in backticks, and what comes of them: the file, and the function in it.
+#[test]
+fn threats_are_answered_by_tests_that_exist() {
+    let text = read(&root().join("docs/THREATS.md"));
+    let names = text.lines().filter(|line| line.starts_with('|')).filter_map(|line| line.rsplit(" | ").next());
+    let mut checked = 0;
+    for name in names.flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
+        if let Some(target) = name.strip_prefix("fuzz/") {
+            assert!(root().join(format!("fuzz/fuzz_targets/{target}.rs")).is_file(), "{name}");
+            continue;
+        }
+        let (file, test) = name.split_once("::").unwrap_or_else(|| panic!("{name} names no test"));
+        let file = if file.contains('/') { format!("{file}.rs") } else { format!("tests/it/{file}.rs") };
+        let code = fs::read_to_string(root().join(&file)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(code.contains(&format!("fn {test}(")), "{name}: not in {file}");
+        checked += 1;
+    }
+    assert!(checked > 60, "only {checked} names found");
+}
+
 #[test]
 fn tests_wait_for_events_not_for_time() {
     for path in files("tests", ".rs") {

@@ -54,8 +54,11 @@ pub fn run() -> Result<ExitCode, Failure> {
 fn run_the_mode_of_the_environment() -> Result<ExitCode, Failure> {
     match std::env::var("SHADOWCAT_MODE").as_deref() {
         Ok("reverse" | "gateway") => serve::run(&ServerArgs::default()),
-        Ok(other) => Err(Failure { code: EXIT_USAGE, message: format!("SHADOWCAT_MODE={other}: reverse or gateway") }),
-        Err(_) => {
+        Ok(other) if !other.is_empty() => {
+            Err(Failure { code: EXIT_USAGE, message: format!("SHADOWCAT_MODE={other}: reverse or gateway") })
+        }
+        // Set to nothing is not set, as everywhere.
+        _ => {
             eprintln!("{}", Cli::command().render_help());
             Ok(ExitCode::from(EXIT_USAGE))
         }

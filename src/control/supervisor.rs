@@ -80,6 +80,8 @@ pub fn serve(
         faults,
     });
     let (events, inbox) = unbounded();
+    // Before anybody hears that we listen: whoever does may tell us to stop at once.
+    let signals = signals()?;
     let publisher = publisher::start(shared.clone(), source)?;
     let mut fleet = Fleet { shared, plan, listeners, events, publisher, alive: 0 };
     for index in 0..fleet.plan.workers {
@@ -87,7 +89,7 @@ pub fn serve(
     }
     fleet.wait_until_ready(&inbox)?;
     listening(address);
-    let outcome = fleet.supervise(&inbox)?;
+    let outcome = fleet.supervise(&inbox, &signals)?;
     store.close();
     Ok(outcome)
 }
@@ -160,8 +162,7 @@ impl Fleet {
         Ok(())
     }
 
-    fn supervise(&mut self, inbox: &Receiver<Event>) -> anyhow::Result<Outcome> {
-        let signals = signals()?;
+    fn supervise(&mut self, inbox: &Receiver<Event>, signals: &Receiver<i32>) -> anyhow::Result<Outcome> {
         let watchdog = tick(STALLED);
         let mut beats = vec![u64::MAX; self.plan.workers];
         let mut deadline = never();

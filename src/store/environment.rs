@@ -25,6 +25,8 @@ const SESSIONS: &str = "sessions";
 const META: &str = "meta";
 const CLOCK: &[u8] = b"clock";
 const DATA_FILE: &str = "data.mdb";
+/// Where a new store is made before it gets its place.
+const BEGINNING: &str = "beginning";
 /// A check may take this long, and this long more for each GiB.
 const CHECK_TIME: Duration = Duration::from_secs(30);
 
@@ -34,8 +36,9 @@ pub struct Environment {
     meta: Database<'static, Bytes, Bytes>,
     path: PathBuf,
     map_bytes: usize,
+    flags: EnvFlags,
     /// Held for the life of the process: one server a directory.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl Environment {
@@ -50,20 +53,43 @@ impl Environment {
         let io = |error| OpenError::Io { path: path.display().to_string(), error };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
         let lock = lock(path)?;
+        let map_bytes = options.map_bytes.unwrap_or(MAP_BYTES);
         let data = path.join(DATA_FILE);
-        if let (Some((program, first)), true) = (&options.checker, data.exists())
+        if !data.try_exists().map_err(io)? {
+            Environment::begin(path, map_bytes)?;
+        } else if let Some((program, first)) = &options.checker
             && let Err(why) = check(program, first, path, data.metadata().map_err(io)?.len())
         {
             return Err(put_aside(path, why));
         }
         let flags = if options.relaxed { EnvFlags::NO_META_SYNC } else { EnvFlags::empty() };
-        let map_bytes = options.map_bytes.unwrap_or(MAP_BYTES);
         let environment = Environment::open_in(path, map_bytes, flags, Some(lock))?;
         let stale = environment.env.clear_stale_readers().unwrap_or(0);
         if stale > 0 {
             tracing::info!(stale, "cleared reader slots of a server that is gone");
         }
         Ok(environment)
+    }
+
+    /// A new store gets its name when it is whole and synced: a power cut in the middle leaves none, rather than one that
+    /// looks damaged.
+    fn begin(path: &Path, map_bytes: usize) -> Result<(), OpenError> {
+        let io = |error| OpenError::Io { path: path.display().to_string(), error };
+        let new = path.join(BEGINNING);
+        match fs::remove_dir_all(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+        fs::DirBuilder::new().mode(0o700).create(&new).map_err(io)?;
+        drop(Environment::open_in(&new, map_bytes, EnvFlags::empty(), None)?);
+        fs::rename(new.join(DATA_FILE), path.join(DATA_FILE)).map_err(io)?;
+        File::open(path).and_then(|directory| directory.sync_all()).map_err(io)?;
+        // The directory may be new as well; its parent may not be ours to open.
+        if let Some(parent) = path.canonicalize().ok().as_deref().and_then(Path::parent) {
+            let _ = File::open(parent).and_then(|directory| directory.sync_all());
+        }
+        let _ = fs::remove_dir_all(&new);
+        Ok(())
     }
 
     /// In memory the files lose their names as soon as they are open, so that nothing stays, whatever ends us.
@@ -97,7 +123,20 @@ impl Environment {
         let Some((sessions, meta)) = databases.map_err(lmdb)?.commit() else {
             return Err(OpenError::Lmdb { path: path.display().to_string(), error: "cannot create databases".into() });
         };
-        Ok(Environment { env, sessions, meta, path: path.to_owned(), map_bytes, _lock: lock })
+        Ok(Environment { env, sessions, meta, path: path.to_owned(), map_bytes, flags, lock })
+    }
+
+    /// Whether LMDB gave it up: after the last write of a commit failed, it refuses everything until it is opened anew.
+    pub fn has_given_up(&self) -> bool {
+        matches!(self.env.read_txn(), Err(heed::Error::Mdb(heed::MdbError::Panic)))
+    }
+
+    /// The same store anew, under the same lock. One in memory has no name that it could be opened by, and no disk that
+    /// fails.
+    pub fn open_anew(self) -> Result<Environment, (OpenError, Unopened)> {
+        let Environment { env, path, map_bytes, flags, lock, .. } = self;
+        drop(env);
+        Unopened { path, map_bytes, flags, lock }.open()
     }
 
     pub fn open_error(&self, error: String) -> OpenError {
@@ -171,6 +210,23 @@ impl Environment {
     pub fn size(&self) -> (u64, u64) {
         const PAGE: u64 = 4096;
         (self.env.info().last_page_number as u64 * PAGE + PAGE, self.map_bytes as u64)
+    }
+}
+
+/// A store that is closed for the moment, and whose directory is still ours.
+pub struct Unopened {
+    path: PathBuf,
+    map_bytes: usize,
+    flags: EnvFlags,
+    lock: Option<File>,
+}
+
+impl Unopened {
+    pub fn open(mut self) -> Result<Environment, (OpenError, Unopened)> {
+        match Environment::open_in(&self.path, self.map_bytes, self.flags, None) {
+            Ok(environment) => Ok(Environment { lock: self.lock.take(), ..environment }),
+            Err(error) => Err((error, self)),
+        }
     }
 }
 

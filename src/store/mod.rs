@@ -26,6 +26,7 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use crossbeam::channel::{Sender, bounded};
 use futures_channel::oneshot;
 
@@ -99,6 +100,8 @@ pub enum ReadError {
     Lmdb(String),
     #[error("a session's record is damaged or of a newer version")]
     Record,
+    #[error("the store is being opened anew")]
+    OpeningAnew,
 }
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -134,7 +137,8 @@ pub struct Store {
 }
 
 struct Inner {
-    environment: Environment,
+    /// None while the writer opens it anew.
+    environment: ArcSwapOption<Environment>,
     timeout_ms: u64,
     touch_interval: Duration,
     max_sessions: u64,
@@ -171,7 +175,7 @@ impl Store {
         let touch_interval = (options.timeout / 8).clamp(Duration::from_millis(50), Duration::from_secs(30));
         let live = environment.count().map_err(|error| environment.open_error(error.to_string()))?;
         let inner = Arc::new(Inner {
-            environment,
+            environment: ArcSwapOption::from_pointee(environment),
             timeout_ms: options.timeout.as_millis() as u64,
             touch_interval,
             max_sessions: options.max_sessions,
@@ -183,7 +187,7 @@ impl Store {
         });
         let (queue, writes) = bounded(QUEUE);
         let writer = writer::start(inner.clone(), writes, options.cleanup_interval);
-        let writer = writer.map_err(|error| inner.environment.open_error(error.to_string()))?;
+        let writer = writer.map_err(|error| OpenError::Io { path: "its writer".to_owned(), error })?;
         Ok(Store { inner, queue, writer: Arc::new(Mutex::new(Some(writer))) })
     }
 
@@ -194,7 +198,8 @@ impl Store {
 
     /// The live session of this id.
     pub fn find(&self, id: &SessionId) -> Result<Option<Record>, ReadError> {
-        let record = self.inner.environment.find(id)?;
+        let environment = self.inner.environment.load();
+        let record = environment.as_ref().ok_or(ReadError::OpeningAnew)?.find(id)?;
         Ok(record.filter(|record| !self.inner.is_expired(record, self.now_ms())))
     }
 
@@ -256,7 +261,7 @@ impl Store {
 
     pub fn stats(&self) -> Stats {
         let counters = &self.inner.counters;
-        let (used_bytes, map_bytes) = self.inner.environment.size();
+        let (used_bytes, map_bytes) = self.inner.environment.load().as_ref().map_or((0, 0), |open| open.size());
         Stats {
             active: counters.active.load(Relaxed),
             created_total: counters.created.load(Relaxed),

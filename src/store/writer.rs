@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use futures_channel::oneshot;
 
+use super::environment::{Environment, Unopened};
 use super::{Inner, Record, Reservation, WriteError};
 use crate::base::SessionId;
 
@@ -41,6 +42,8 @@ pub fn start(inner: Arc<Inner>, writes: Receiver<Write>, cleanup: Duration) -> i
         flush: Every { period: flush, due: now + flush },
         cleanup: Every { period: cleanup, due: now + cleanup },
         readers: Every { period: Duration::from_secs(60), due: now + Duration::from_secs(60) },
+        unopened: None,
+        failures_seen: 0,
     };
     thread::Builder::new().name("store".into()).spawn(move || writer.run())
 }
@@ -55,6 +58,21 @@ struct Writer {
     flush: Every,
     cleanup: Every,
     readers: Every,
+    /// The store, while its disk refuses to have it opened anew.
+    unopened: Option<Unopened>,
+    /// Failed commits after which the store was looked at.
+    failures_seen: u64,
+}
+
+/// The last owner of it, once the look-ups that are under way have ended: microseconds.
+fn alone(mut environment: Arc<Environment>) -> Environment {
+    loop {
+        match Arc::try_unwrap(environment) {
+            Ok(environment) => return environment,
+            Err(shared) => environment = shared,
+        }
+        std::thread::yield_now();
+    }
 }
 
 struct Every {
@@ -89,20 +107,70 @@ impl Writer {
             }
             self.commit_changes();
             let now = Instant::now();
-            if self.flush.is_due(now) || self.touched.len() >= TOUCHES_MAX || closing {
+            let flush = self.flush.is_due(now);
+            if flush || self.touched.len() >= TOUCHES_MAX || closing {
                 self.save_touches(closing);
             }
             if self.cleanup.is_due(now) {
                 self.remove_expired();
             }
             if self.readers.is_due(now) {
-                self.inner.environment.clear_stale_readers();
+                if let Ok(environment) = self.environment() {
+                    environment.clear_stale_readers();
+                }
                 self.warn_when_nearly_full();
             }
+            let failures = self.inner.counters.failures.load(Relaxed);
+            let is_suspect = if self.unopened.is_some() { flush } else { failures > self.failures_seen };
+            if is_suspect {
+                self.mend();
+            }
+            self.failures_seen = failures;
             if closing {
                 return;
             }
         }
+    }
+
+    fn environment(&self) -> heed::Result<Arc<Environment>> {
+        let opening = || io::Error::new(io::ErrorKind::NotConnected, "the store is being opened anew");
+        self.inner.environment.load_full().ok_or_else(|| heed::Error::Io(opening()))
+    }
+
+    /// After a disk failed in the last write of a commit LMDB wants to be opened anew. What it answered holds: the last
+    /// commit that was finished is what it opens with.
+    fn mend(&mut self) {
+        let opened = match (self.unopened.take(), self.environment()) {
+            (Some(unopened), _) => unopened.open(),
+            (None, Ok(environment)) if environment.has_given_up() => {
+                tracing::error!("the session store failed in the middle of a commit and is opened anew");
+                drop(environment);
+                match self.inner.environment.swap(None).map(alone) {
+                    Some(environment) => environment.open_anew(),
+                    None => return,
+                }
+            }
+            _ => return,
+        };
+        match opened {
+            Ok(environment) => {
+                self.recount(environment.count().unwrap_or(0));
+                self.inner.environment.store(Some(Arc::new(environment)));
+                tracing::info!("the session store is open again");
+            }
+            Err((error, unopened)) => {
+                tracing::error!(%error, "the session store cannot be opened anew yet");
+                self.unopened = Some(unopened);
+            }
+        }
+    }
+
+    /// A commit that failed at its end may be there all the same: its sessions were told to nobody, and they expire.
+    fn recount(&self, live: u64) {
+        let Inner { taken, counters, ended_epoch, .. } = &*self.inner;
+        let before = counters.active.swap(live, Relaxed);
+        taken.fetch_add(live.wrapping_sub(before), AcqRel);
+        ended_epoch.fetch_add(1, Release);
     }
 
     /// `true`: the store closes.
@@ -147,8 +215,9 @@ impl Writer {
         creates: &[(Reservation, SessionId, Record, Done)],
         ends: &[(SessionId, Done)],
     ) -> heed::Result<Vec<u64>> {
-        let Inner { environment, counters, .. } = &*self.inner;
+        let counters = &self.inner.counters;
         let result = (|| {
+            let environment = self.environment()?;
             let mut txn = environment.write()?;
             for (_, id, record, _) in creates {
                 environment.put(&mut txn, id, record)?;
@@ -214,8 +283,9 @@ impl Writer {
         if self.touched.is_empty() && !closing {
             return;
         }
-        let Inner { environment, counters, clock, .. } = &*self.inner;
+        let Inner { counters, clock, .. } = &*self.inner;
         let result = (|| {
+            let environment = self.environment()?;
             let mut txn = environment.write()?;
             for (id, &at_ms) in &self.touched {
                 if let Some(mut record) = environment.get_in(&txn, id)?
@@ -249,7 +319,7 @@ impl Writer {
         self.save_touches(true);
         let mut from = None;
         loop {
-            let some = match self.inner.environment.scan(from, CLEANUP_BATCH) {
+            let some = match self.environment().and_then(|environment| environment.scan(from, CLEANUP_BATCH)) {
                 Ok(some) if !some.is_empty() => some,
                 Ok(_) => return,
                 Err(error) => return tracing::error!(%error, "cannot look for expired sessions"),
@@ -293,7 +363,7 @@ impl Writer {
     }
 
     fn warn_when_nearly_full(&self) {
-        let (used, map) = self.inner.environment.size();
+        let Ok((used, map)) = self.environment().map(|environment| environment.size()) else { return };
         if used > map / 5 * 4 {
             tracing::warn!(used, map, "the session store is more than 80 % full");
         }

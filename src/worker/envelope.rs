@@ -79,7 +79,7 @@ pub async fn read(
         go_on.vec().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         client.stream.write_all(go_on).await.0.map_err(|_| Refusal::BODY_TIMEOUT)?;
     }
-    if request.method() != Method::Post || !is_json(request) {
+    if request.method() != Method::Post || !request.is_json() {
         decode(&mut intake, 0)?;
         return Ok((plain, intake));
     }
@@ -182,13 +182,4 @@ fn decode(intake: &mut Intake, done: usize) -> Result<(), Refusal> {
     }
     intake.body.truncate(done + decoded.data);
     Ok(())
-}
-
-/// `application/json`, or no type at all.
-fn is_json(request: &Request<'_>) -> bool {
-    let Some(kind) = request.find(Name::ContentType) else { return true };
-    let essence = &kind[..memchr::memchr(b';', kind).unwrap_or(kind.len())];
-    let essence = essence.trim_ascii();
-    essence.eq_ignore_ascii_case(b"application/json")
-        || (essence.len() > 5 && essence[essence.len() - 5..].eq_ignore_ascii_case(b"+json"))
 }

@@ -43,9 +43,20 @@ pub struct Exchange<'a> {
     pub deadline: Option<Instant>,
     /// Of the upstream that was chosen.
     timeout: Cell<Duration>,
+    /// As far as it is known: in a body beyond the peek limit the end may tell.
+    era: Cell<Era>,
 }
 
 impl Exchange<'_> {
+    pub fn era(&self) -> Era {
+        self.era.get()
+    }
+
+    /// The whole body was seen, and it is modern.
+    pub fn is_modern_after_all(&self) {
+        self.era.set(Era::Modern);
+    }
+
     pub fn plan(&self) -> &Plan {
         &self.view.view.plan
     }
@@ -165,19 +176,20 @@ async fn story(
     auth::authorize(&view.view, client, &request, peek, intake.is_whole(), &caller)?;
     let session = session::resume(worker, view, &request, &envelope, &caller)?;
     let user = caller.known().map(|known| (&*known.principal.name, &*known.identity));
-    let subject = Subject { client, request: &request, session: session.as_ref(), peek, user, at: begun };
+    let whole = intake.is_whole();
+    let subject = Subject { client, request: &request, session: session.as_ref(), peek, whole, user, at: begun };
     limit::admit(worker, &view.view, &subject)?;
     let reserved = session::reserve(worker, &request, &envelope, session.as_ref())?;
     let deadline = plan.timeouts.request.map(|limit| begun + limit);
-    let timeout = Cell::new(Duration::MAX);
-    let caller = &caller;
-    let exchange = Exchange { worker, view, client, request: &request, caller, envelope, begun, deadline, timeout };
+    let (timeout, era) = (Cell::new(Duration::MAX), Cell::new(envelope.era));
+    let (request, caller) = (&request, &caller);
+    let exchange = Exchange { worker, view, client, request, caller, envelope, begun, deadline, timeout, era };
     let peek = RefCell::new(peek);
 
     let mut sending = Sending::new(session.as_ref(), intake);
     loop {
         let lease = sending.lease(&exchange).await?;
-        let mut watch = Watch::new(client, envelope.era == Era::Modern || request.method() == Method::Get);
+        let mut watch = Watch::new(&exchange);
         let mut upload = sending.send(&exchange, &lease, &peek).await;
         let bytes = match relay::answer_head(&exchange, &lease, answer, &mut upload, &mut watch).await {
             Ok(bytes) => bytes,
@@ -327,14 +339,14 @@ struct End {
 }
 
 /// From the answer's head to the end of the answer.
-async fn finish<'a>(
-    exchange: &Exchange<'a>,
+async fn finish(
+    exchange: &Exchange<'_>,
     standing: &mut Standing,
     input: &mut Buffer,
     lease: &Lease,
     parts: Parts<'_>,
     mut upload: Upload<'_>,
-    mut watch: Watch<'a>,
+    mut watch: Watch<'_>,
 ) -> Result<End, Refusal> {
     let Parts { answer, bytes, session, mut reserved } = parts;
     let Exchange { worker, request, client, .. } = exchange;
@@ -364,7 +376,7 @@ async fn finish<'a>(
     outbound::response(out.vec(), answer, bytes.bytes(), shown.as_ref().map(|id| id.as_bytes().as_slice()), delivery);
     let _stream = is_stream.then(|| Streaming::begin(exchange, lease, session));
     if is_stream {
-        watch.matters = true;
+        watch.it_matters();
         exchange.record(cells);
     }
     let decoder = BodyDecoder::new(framed.body, None);
@@ -405,7 +417,7 @@ async fn settle_session(
     let (worker, request) = (exchange.worker, exchange.request);
     let issued = answer.find(bytes, Name::McpSessionId);
     let success = (200..300).contains(&answer.status);
-    if exchange.envelope.era == Era::Modern {
+    if exchange.era() == Era::Modern {
         return Ok(None);
     }
     if let Some(session) = session {
@@ -474,7 +486,7 @@ fn inspection(
     status: u16,
     begun: &Rc<Cell<Option<SessionId>>>,
 ) -> Inspect {
-    let modern = exchange.envelope.era == Era::Modern;
+    let modern = exchange.era() == Era::Modern;
     if is_stream && status == 200 && exchange.request.method() == Method::Get && session.is_none() {
         Inspect::endpoint(lease.index, reserved, begun.clone())
     } else if modern && exchange.view.view.upstreams.len() > 1 {

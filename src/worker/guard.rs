@@ -68,6 +68,14 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// `application/json`, or no type at all.
+    pub fn is_json(&self) -> bool {
+        let Some(kind) = self.find(Name::ContentType) else { return true };
+        let essence = kind[..memchr::memchr(b';', kind).unwrap_or(kind.len())].trim_ascii();
+        essence.eq_ignore_ascii_case(b"application/json")
+            || (essence.len() > 5 && essence[essence.len() - 5..].eq_ignore_ascii_case(b"+json"))
+    }
+
     pub fn is_http10(&self) -> bool {
         self.head.version == Version::Http10
     }

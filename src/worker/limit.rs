@@ -18,8 +18,9 @@ use super::shared::View;
 use crate::base::SessionId;
 use crate::config::plan::{Plan, QuotaPlan};
 use crate::table::{Limits, Rate, Verdict};
-use crate::wire::http1::head::Name;
-use crate::wire::json::Peek;
+use crate::wire::http1::framing::BodyLength;
+use crate::wire::http1::head::{Method, Name};
+use crate::wire::json::{self, Peek};
 
 /// Keys of one kind that are in use at a time; 16 bytes each.
 const KEYS: usize = 65_536;
@@ -168,6 +169,8 @@ pub struct Subject<'a> {
     pub request: &'a Request<'a>,
     pub session: Option<&'a Session>,
     pub peek: &'a Peek,
+    /// The peek has seen the whole body.
+    pub whole: bool,
     /// Name, and what tells this user from all others. Without authentication a user is an address.
     pub user: Option<(&'a str, &'a [u8])>,
     pub at: Instant,
@@ -176,10 +179,23 @@ pub struct Subject<'a> {
 /// Count a request, or refuse it.
 ///
 /// # Errors
-/// 429 with the time to wait.
+/// 429 with the time to wait. Where tools are counted: 413 for a body too long to be looked into, 415 for one that is not
+/// JSON, 400 for a batch.
 pub fn admit(worker: &Worker, view: &View, subject: &Subject<'_>) -> Result<(), Refusal> {
     if view.rules.is_empty() {
         return Ok(());
+    }
+    if view.rules.0.iter().any(|rule| rule.kind == Kind::Tool) {
+        let request = subject.request;
+        if request.method() == Method::Post && request.body() != BodyLength::Empty && !request.is_json() {
+            return Err(Refusal::NOT_JSON.closing());
+        }
+        if !subject.whole {
+            return Err(Refusal::BODY_TOO_LONG);
+        }
+        if subject.peek.kind() == json::Kind::Batch {
+            return Err(Refusal::BATCH);
+        }
     }
     let limits = &*view.limits;
     let now = nanoseconds(subject.at - worker.shared.started);

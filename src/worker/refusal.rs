@@ -80,6 +80,8 @@ impl Refusal {
     pub const BODY_TOO_LONG: Refusal =
         fatal(no(413, SERVER, "body_too_long", "the request's body is longer than limits.body_bytes"));
     pub const CODING: Refusal = no(415, SERVER, "content_coding", "an encoded JSON body cannot be checked");
+    pub const NOT_JSON: Refusal =
+        no(415, SERVER, "not_json", "where tools are told apart, a body must be application/json");
     /// Nobody is there to be told; the status is nginx's, for logs.
     pub const CLIENT_GONE: Refusal = fatal(no(499, SERVER, "client_gone", "the client left"));
     pub const METHOD: Refusal = fatal(no(405, SERVER, "method", "CONNECT and TRACE are not served"));

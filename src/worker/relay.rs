@@ -21,8 +21,9 @@ use crate::net::{self, Buffer, Either, Probe, Stream, race, soon, within};
 use crate::wire::http1::body::BodyDecoder;
 use crate::wire::http1::encode::{self, CHUNK_END, LAST_CHUNK};
 use crate::wire::http1::framing::BodyLength;
-use crate::wire::http1::head::{Progress, ResponseHead};
+use crate::wire::http1::head::{Method, Progress, ResponseHead};
 use crate::wire::json::Peek;
+use crate::wire::mcp::Era;
 use crate::wire::sse::EventScanner;
 
 /// An answer that comes [`soon`] costs no watch over the client; a limit below this is kept to the letter.
@@ -37,6 +38,8 @@ pub struct Upload<'a> {
     running: Option<Running<'a>>,
     /// What followed the request on the connection, once the upload is through.
     pub rest: Option<Buffer>,
+    /// When that was.
+    sent: Option<Instant>,
 }
 
 /// Boxed, so that the many exchanges without an upload stay small.
@@ -45,7 +48,7 @@ type Running<'a> = Pin<Box<dyn Future<Output = Result<Buffer, Refusal>> + 'a>>;
 impl<'a> Upload<'a> {
     /// Nothing is left to send.
     pub fn none() -> Upload<'a> {
-        Upload { running: None, rest: None }
+        Upload { running: None, rest: None, sent: None }
     }
 
     pub fn start(
@@ -54,7 +57,8 @@ impl<'a> Upload<'a> {
         intake: Intake,
         peek: &'a RefCell<&mut Peek>,
     ) -> Self {
-        Upload { running: Some(Box::pin(upload(exchange, upstream, intake, peek))), rest: None }
+        let running: Running<'a> = Box::pin(upload(exchange, upstream, intake, peek));
+        Upload { running: Some(running), rest: None, sent: None }
     }
 
     pub fn is_running(&self) -> bool {
@@ -66,6 +70,7 @@ impl<'a> Upload<'a> {
             let result = running.as_mut().await;
             self.running = None;
             self.rest = Some(result?);
+            self.sent = Some(Instant::now());
         }
         Ok(())
     }
@@ -106,6 +111,9 @@ async fn upload(
             if decoder.is_done() {
                 // The last piece is held back until the whole is known to be sound, so that upstream never acts on it.
                 envelope::conclude(exchange.request, &mut peek).map_err(Refusal::closing)?;
+                if peek.is_modern() {
+                    exchange.is_modern_after_all();
+                }
             }
         }
         if chunked {
@@ -124,24 +132,30 @@ async fn upload(
 // --- from upstream ---------------------------------------------------------------------------------------------------
 
 /// Whether the client left, watched only once an answer takes its time.
+///
+/// A departure ends the exchange of a modern request, and streams of any era. In the legacy era leaving is not
+/// cancelling, and half a connection may still be read.
 pub struct Watch<'a> {
-    client: &'a Client,
-    /// A departure ends the exchange: modern requests, and streams of any era. In the legacy era leaving is not
-    /// cancelling, and half a connection may still be read.
-    pub matters: bool,
+    exchange: &'a Exchange<'a>,
+    is_stream: bool,
     watching: Option<Pin<Box<dyn Future<Output = ()> + 'a>>>,
 }
 
 impl<'a> Watch<'a> {
-    pub fn new(client: &'a Client, matters: bool) -> Watch<'a> {
-        Watch { client, matters, watching: None }
+    pub fn new(exchange: &'a Exchange<'a>) -> Watch<'a> {
+        Watch { exchange, is_stream: exchange.request.method() == Method::Get, watching: None }
+    }
+
+    /// The answer is a stream.
+    pub fn it_matters(&mut self) {
+        self.is_stream = true;
     }
 
     async fn gone(&mut self) {
-        if !self.matters {
+        if !self.is_stream && self.exchange.era() != Era::Modern {
             return std::future::pending().await;
         }
-        let client = self.client;
+        let client = self.exchange.client;
         self.watching.get_or_insert_with(|| Box::pin(departure(client))).as_mut().await;
     }
 }
@@ -236,7 +250,7 @@ pub async fn answer_head(
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
 ) -> Result<Buffer, Unanswered> {
-    let mut begun = None;
+    let begun = Instant::now();
     let limits = &exchange.plan().limits.head;
     let mut buffer: Option<Buffer> = None;
     let mut interims = 0;
@@ -267,12 +281,12 @@ pub async fn answer_head(
                 }
             }
         }
-        let left = match begun {
-            None => exchange.upstream_timeout(),
-            Some(begun) => exchange.upstream_timeout().saturating_sub(Instant::elapsed(&begun)),
+        // Upstream's time begins when it has the whole request.
+        let waited = match upload.sent {
+            _ if upload.is_running() || (interims == 0 && buffer.is_none()) => Duration::ZERO,
+            sent => sent.unwrap_or(begun).elapsed(),
         };
-        begun.get_or_insert(exchange.begun);
-        let limit = Some(patience(left, exchange.deadline));
+        let limit = Some(patience(exchange.upstream_timeout().saturating_sub(waited), exchange.deadline));
         let silent = interims == 0 && buffer.is_none();
         let have = buffer.take();
         match read_upstream(

@@ -1,6 +1,9 @@
 //! The commands as a process: output and exit codes.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{run, text_file};
 
@@ -10,10 +13,35 @@ fn usage_and_mode_as_a_container_starts_them() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("Usage"));
     assert_eq!(run(&[], &[("SHADOWCAT_MODE", "sideways")]).status.code(), Some(2));
+    let nothing = run(&[], &[("SHADOWCAT_MODE", "")]);
+    assert_eq!(nothing.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("Usage"), "set to nothing is not set");
     assert_eq!(run(&["reverse", "--nonsense"], &[]).status.code(), Some(2));
     assert_eq!(run(&["reverse", "--set", "proxy.bind=x"], &[]).status.code(), Some(78));
     let version = run(&["--version"], &[]);
     assert!(String::from_utf8_lossy(&version.stdout).contains("aws-lc-rs"));
+}
+
+#[test]
+fn the_mode_of_the_environment_starts_a_server() {
+    for mode in ["reverse", "gateway"] {
+        let state = tempfile::tempdir().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_shadowcat"))
+            .env_clear()
+            .envs([("SHADOWCAT_MODE", mode), ("SHADOWCAT_BIND", "127.0.0.1:0"), ("RUST_LOG", "shadowcat=warn")])
+            .env("XDG_STATE_HOME", state.path())
+            .current_dir(state.path())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert!(line.contains("listening on http://127.0.0.1:"), "{mode}: {line}");
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{mode}");
+        assert!(state.path().join("shadowcat").is_dir(), "{mode}: sessions below the state directory");
+    }
 }
 
 #[test]

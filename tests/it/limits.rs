@@ -21,6 +21,7 @@ on_both_drivers!(
     an_answer_that_trickles_is_not_cut,
     a_request_that_takes_too_long_is_504,
     a_long_upload_is_no_upstream_timeout,
+    an_answer_in_pieces_behind_a_long_upload_is_taken,
     an_upstream_that_does_not_accept_is_504,
     bounds_the_connections,
 );
@@ -302,6 +303,26 @@ fn a_long_upload_is_no_upstream_timeout(driver: Driver) {
         assert!(client.is_open(Duration::from_millis(120)));
         client.send(b"x");
     }
+    assert_eq!(client.response().text(), "all");
+}
+
+fn an_answer_in_pieces_behind_a_long_upload_is_taken(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        while conversation.request().is_some() {
+            for piece in ["HTTP/1.1 103 Early Hints\r\n\r\n", "HTTP/1.1 200 OK\r\n", "Content-Length: 3\r\n\r\nall"] {
+                conversation.send(piece.as_bytes());
+                conversation.wire.fill(Duration::from_millis(50));
+            }
+        }
+    });
+    let proxy = with_timeout(driver, &upstream, "500ms").start();
+    let mut client = proxy.connect();
+    client.send(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\n");
+    for _ in 0..12 {
+        assert!(client.is_open(Duration::from_millis(80)));
+        client.send(b"x");
+    }
+    assert_eq!(client.head().status(), Ok(103));
     assert_eq!(client.response().text(), "all");
 }
 

@@ -13,6 +13,7 @@ mod limits;
 mod mcp;
 mod mtls;
 mod pool;
+mod power;
 mod probes;
 mod rates;
 mod reload;

@@ -9,6 +9,7 @@ on_both_drivers!(
     refuses_headers_that_contradict_a_modern_body,
     compares_encoded_names,
     refuses_duplicate_keys,
+    refuses_keys_that_some_servers_take_for_others,
     refuses_what_is_no_json,
     refuses_encoded_json,
     a_late_duplicate_in_a_long_body_cuts_the_upstream_request,
@@ -129,6 +130,28 @@ fn refuses_duplicate_keys(driver: Driver) {
     assert_eq!(proxy.ask(&post_json("/mcp", "", harmless)).status, 200);
 }
 
+fn refuses_keys_that_some_servers_take_for_others(driver: Driver) {
+    let upstream = server();
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    for body in [
+        r#"{"jsonrpc":"2.0","id":3,"method":"ping","Method":"tools/call"}"#,
+        r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"safe","Name":"evil"}}"#,
+        r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"safe"},"param\u017f":{"name":"evil"}}"#,
+        r#"{"jsonrpc":"2.0","id":3,"method":"ping","method\u0000":"tools/call"}"#,
+    ] {
+        let answer = proxy.ask(&post_json("/mcp", "", body));
+        let error = answer.json();
+        assert_eq!(
+            (answer.status, error["error"]["code"].as_i64(), error["id"].as_u64()),
+            (400, Some(-32600), Some(3))
+        );
+    }
+    assert_eq!(upstream.received_text(), "");
+    // Arguments are the tool's own business.
+    let own = r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"a","arguments":{"Name":1,"ID":2}}}"#;
+    assert_eq!(proxy.ask(&post_json("/mcp", "", own)).status, 200);
+}
+
 fn refuses_what_is_no_json(driver: Driver) {
     let upstream = server();
     let proxy = Proxy::before(driver, &[&upstream]).start();
@@ -224,6 +247,10 @@ fn a_late_duplicate_in_a_long_body_cuts_the_upstream_request(driver: Driver) {
         r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"safe","arguments":{{"f":"{filler}"}},"name":"evil"}}}}"#
     );
     refused_late(driver, "", &nested);
+    let alike = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"safe","arguments":{{"f":"{filler}"}},"NAME":"evil"}}}}"#
+    );
+    refused_late(driver, "", &alike);
 }
 
 fn a_late_mismatch_in_a_long_body_cuts_the_upstream_request(driver: Driver) {

@@ -1,12 +1,14 @@
 //! `/health`, `/ready`, `/metrics`, and the end of a server.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::on_both_drivers;
 use crate::support::mcp::*;
@@ -25,6 +27,7 @@ on_both_drivers!(
     a_second_signal_ends_now,
     the_shutdown_time_is_a_bound,
     interrupt_is_a_drain_too,
+    a_signal_right_after_the_start_is_a_drain_too,
 );
 
 fn answers_probes_itself(driver: Driver) {
@@ -327,4 +330,25 @@ fn interrupt_is_a_drain_too(driver: Driver) {
     let_go();
     assert_eq!(client.response().text(), "finished");
     assert_eq!(proxy.wait_exit().code(), Some(0));
+}
+
+fn a_signal_right_after_the_start_is_a_drain_too(driver: Driver) {
+    for round in 0..20 {
+        let arguments = ["reverse", "--bind", "127.0.0.1:0", "--workers", "1", "--set", "session.store=memory"];
+        let mut child = Command::new(env!("CARGO_BIN_EXE_shadowcat"))
+            .args(arguments)
+            .args(["--driver", driver.name()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut said = BufReader::new(child.stderr.take().expect("stderr"));
+        let mut line = String::new();
+        while !line.contains("listening on") {
+            line.clear();
+            assert!(said.read_line(&mut line).is_ok_and(|read| read > 0), "it does not listen");
+        }
+        kill_process(Pid::from_child(&child), Signal::TERM).expect("a signal");
+        std::io::copy(&mut said, &mut std::io::sink()).expect("what it says");
+        assert_eq!(child.wait().expect("its end").code(), Some(0), "round {round}");
+    }
 }

@@ -13,6 +13,7 @@ on_both_drivers!(
     counts_the_forwarded_address_behind_trusted_proxies_only,
     counts_by_session,
     counts_by_tool,
+    no_tool_slips_by_uncounted,
     a_refused_request_is_counted_by_no_limit,
     probes_are_not_counted,
     both_spellings_hold,
@@ -122,6 +123,28 @@ fn counts_by_tool(driver: Driver) {
     let metrics = proxy.metrics();
     assert_eq!(metrics.sum("shadowcat_rate_limit_exceeded_total", r#"key="tool:add""#), 2.0);
     assert_eq!(metrics.sum("shadowcat_rate_limit_remaining", r#"key="tool:echo""#), 0.0);
+}
+
+fn no_tool_slips_by_uncounted(driver: Driver) {
+    let upstream = FakeUpstream::answering("ok");
+    let proxy = Proxy::before(driver, &[&upstream])
+        .set("rate_limit.per_tool_limit", "1")
+        .set("limits.peek_bytes", "4096")
+        .start();
+    let plain = |body: &str| post_with("POST", "/mcp", "Content-Type: text/plain\r\n", body.as_bytes());
+    let long = format!(r#"{{"pad":"{}",{}"#, "x".repeat(200_000), &call(1, "add")[1..]);
+    for (request, status) in [
+        (post_json("/mcp", "", &format!("[{0},{0}]", call(1, "add"))), 400),
+        (post_json("/mcp", "", &long), 413),
+        (plain(&call(1, "add")), 415),
+        (plain(&long), 415),
+    ] {
+        let mut client = proxy.connect();
+        assert_eq!(client.send(&request).outcome().status(), status);
+    }
+    assert_eq!(upstream.requests().len(), 0);
+    assert_eq!(proxy.ask(&post_json("/mcp", "", &call(1, "add"))).status, 200);
+    assert_eq!(proxy.ask(&get("/", "")).status, 200);
 }
 
 fn a_refused_request_is_counted_by_no_limit(driver: Driver) {

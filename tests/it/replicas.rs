@@ -6,6 +6,7 @@ use crate::support::*;
 
 on_both_drivers!(
     a_modern_client_that_leaves_cancels_at_once,
+    a_modern_client_cancels_also_what_had_a_long_body,
     a_legacy_client_that_leaves_cancels_nothing,
     request_state_returns_to_its_replica,
     tasks_return_to_their_replica,
@@ -49,6 +50,17 @@ fn a_modern_client_that_leaves_cancels_at_once(driver: Driver) {
             assert!(left.elapsed().as_millis() < 1000, "{:?}", left.elapsed());
         }
     }
+}
+
+/// What makes the request modern stands behind its long arguments, where it is seen only as they stream.
+fn a_modern_client_cancels_also_what_had_a_long_body(driver: Driver) {
+    let upstream = hanging("");
+    let proxy = Proxy::before(driver, &[&upstream]).set("limits.peek_bytes", "4096").start();
+    let mut client = proxy.connect();
+    client.send(&modern_call(1, "slow", &format!(r#""arguments":{{"text":"{}"}}"#, "x".repeat(300_000))));
+    upstream.expect_event("asked");
+    drop(client);
+    upstream.expect_event("closed");
 }
 
 fn a_legacy_client_that_leaves_cancels_nothing(driver: Driver) {

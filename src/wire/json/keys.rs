@@ -63,3 +63,29 @@ pub fn key_at(place: Place, key: &[u8]) -> Option<(Key, &'static str)> {
         _ => return None,
     })
 }
+
+/// The key that a lenient parser would take this for, which is none of ours: other case, the two characters outside of
+/// ASCII that fold into it, a NUL and what follows it (as parsers of Go have it: CVE-2026-27896, GHSA-q382-vc8q-7jhj).
+pub fn lookalike_at(place: Place, key: &[u8]) -> Option<&'static str> {
+    const MESSAGE: &[&str] = &["jsonrpc", "method", "id", "params", "result", "error"];
+    const PARAMS: &[&str] = &["name", "uri", "taskId", "protocolVersion", "requestState", "requestId", "_meta"];
+    const META: &[&str] = &[PROTOCOL_VERSION_META];
+    let names = match place {
+        Place::Message => MESSAGE,
+        Place::Params => PARAMS,
+        Place::Meta => META,
+        _ => return None,
+    };
+    let mut folded = [0; super::KEY_BYTES_MAX];
+    let (mut rest, mut length) = (key, 0);
+    loop {
+        (folded[length], rest) = match rest {
+            [] | [0, ..] => break,
+            [0xc5, 0xbf, rest @ ..] => (b's', rest),
+            [0xe2, 0x84, 0xaa, rest @ ..] => (b'k', rest),
+            [byte, rest @ ..] => (*byte, rest),
+        };
+        length += 1;
+    }
+    names.iter().copied().find(|name| name.as_bytes().eq_ignore_ascii_case(&folded[..length]))
+}

@@ -2,7 +2,7 @@
 //!
 //! Fed in pieces of any size with the same result; what it keeps is copied into one reused buffer, so the steady state
 //! allocates nothing. Keys that decide routing may stand only once at their level (also when spelled with escapes), for
-//! two parsers may disagree on which of two counts.
+//! two parsers may disagree on which of two counts; for the same reason none may look like one of them.
 
 mod keys;
 #[cfg(test)]
@@ -30,6 +30,8 @@ pub enum PeekError {
     Grammar(&'static str),
     #[error("the key `{0}` stands twice")]
     Duplicate(&'static str),
+    #[error("a key is not `{0}`, and some parsers take it for that")]
+    Lookalike(&'static str),
     #[error("`{0}` is too long")]
     TooLong(&'static str),
     #[error("`{0}` has the wrong type")]
@@ -161,6 +163,8 @@ struct Kept {
     batch: bool,
     batch_has_initialize: bool,
     wrong_type: Option<&'static str>,
+    /// The first key that a lenient parser would take for one of ours.
+    lookalike: Option<&'static str>,
 }
 
 impl Default for Peek {
@@ -255,8 +259,12 @@ impl Peek {
             return Err(Grammar("the text ends too early"));
         }
         self.state = State::Done;
-        match self.kept.wrong_type {
-            Some(what) if self.kept.batch || self.has(Key::Jsonrpc) => Err(PeekError::Type(what)),
+        let is_rpc = self.kept.batch || self.has(Key::Jsonrpc);
+        match (self.kept.lookalike, self.kept.wrong_type) {
+            (Some(what), _) if is_rpc || self.has(Key::Method) || matches!(what, "jsonrpc" | "method") => {
+                Err(PeekError::Lookalike(what))
+            }
+            (_, Some(what)) if is_rpc => Err(PeekError::Type(what)),
             _ => Ok(()),
         }
     }

@@ -61,6 +61,37 @@ fn wrong_types_are_refused_in_json_rpc_only() {
 }
 
 #[test]
+fn keys_that_some_parsers_take_for_ours_are_refused() {
+    let long = format!(r#"{{"method":"a","method\u0000{}":"b"}}"#, "x".repeat(200));
+    for (body, like) in [
+        (r#"{"jsonrpc":"2.0","id":1,"method":"a","Method":"b"}"#, "method"),
+        (r#"{"METHOD":"b"}"#, "method"),
+        (r#"{"JsonRpc":"2.0","id":1}"#, "jsonrpc"),
+        (r#"{"jsonrpc":"2.0","id":1,"ID":2}"#, "id"),
+        (r#"{"jsonrpc":"2.0","method":"tools/call","param\u017f":{"name":"b"}}"#, "params"),
+        (r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"a","NAME":"b"}}"#, "name"),
+        (r#"{"method":"tasks/get","params":{"tas\u212aId":"b"}}"#, "taskId"),
+        (r#"{"jsonrpc":"2.0","method":"a","method\u0000":"b"}"#, "method"),
+        (r#"{"jsonrpc":"2.0","method":"a","METHOD\u0000\u0000x":"b"}"#, "method"),
+        (&long, "method"),
+        (r#"[{"jsonrpc":"2.0","method":"a","iD":1}]"#, "id"),
+        (
+            r#"{"jsonrpc":"2.0","method":"a","params":{"_meta":{"io.modelcontextprotocol/protocolversion":"x"}}}"#,
+            "io.modelcontextprotocol/protocolVersion",
+        ),
+    ] {
+        assert_eq!(peek(body.as_bytes()).err(), Some(PeekError::Lookalike(like)), "{body}");
+    }
+    for body in [
+        r#"{"Name":"a","ID":1,"Params":{}}"#,
+        r#"{"jsonrpc":"2.0","method":"a","params":{"arguments":{"Name":1,"ID":2},"names":1,"\u0000name":2}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"result":{"TaskId":"a"},"methods":1}"#,
+    ] {
+        peek(body.as_bytes()).unwrap();
+    }
+}
+
+#[test]
 fn bounds_hold() {
     let long = format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, "m".repeat(257));
     assert_eq!(peek(long.as_bytes()).unwrap_err(), TooLong("method"));
@@ -83,7 +114,9 @@ fn agrees_with_serde(body: &[u8]) {
     let ours = peek(body);
     let theirs = serde_json::from_slice::<serde_json::Value>(body);
     match (&ours, &theirs) {
-        (Ok(_), Ok(_)) | (Err(_), Err(_)) | (Err(Duplicate(_) | TooLong(_) | PeekError::Type(_)), _) => {}
+        (Ok(_), Ok(_))
+        | (Err(_), Err(_))
+        | (Err(Duplicate(_) | TooLong(_) | PeekError::Type(_) | PeekError::Lookalike(_)), _) => {}
         // Numbers beyond f64 are grammar to us and out of range to a tree.
         (Ok(_), Err(error)) if error.to_string().contains("out of range") => {}
         _ => panic!("{:?}: ours {:?}, serde_json {theirs:?}", String::from_utf8_lossy(body), ours.err()),
@@ -160,6 +193,8 @@ proptest::proptest! {
 }
 
 const PIECES: &[&str] = &[
+    r#""Method":"#,
+    r#""method\u0000":"#,
     "{",
     "}",
     "[",

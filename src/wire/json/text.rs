@@ -1,7 +1,7 @@
 //! Strings and numbers, over the ends of pieces.
 
 use super::PeekError::{self, Duplicate, Grammar};
-use super::keys::key_at;
+use super::keys::{key_at, lookalike_at};
 use super::{Number, Peek, Sink, State, ends_a_number};
 
 impl Peek {
@@ -127,15 +127,22 @@ impl Peek {
         self.in_key = false;
         self.state = State::Colon;
         self.current = None;
-        if self.sink == Sink::Key
-            && !self.key_overflow
-            && let Some((key, spelled)) = key_at(self.place(), &self.key)
-        {
-            if self.has(key) {
-                return Err(Duplicate(spelled));
+        if self.sink != Sink::Key {
+            return Ok(());
+        }
+        match key_at(self.place(), &self.key).filter(|_| !self.key_overflow) {
+            Some((key, spelled)) => {
+                if self.has(key) {
+                    return Err(Duplicate(spelled));
+                }
+                self.seen |= 1 << key as u32;
+                self.current = Some(key);
             }
-            self.seen |= 1 << key as u32;
-            self.current = Some(key);
+            // What was kept of a key that is too long counts up to its NUL.
+            None if !self.key_overflow || self.key.contains(&0) => {
+                self.kept.lookalike = self.kept.lookalike.or(lookalike_at(self.place(), &self.key));
+            }
+            None => {}
         }
         Ok(())
     }
