@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the programs are; installed by the first test that needs them.
@@ -135,6 +137,33 @@ fn conformance_of_2025_11_25_is_the_same_per_check() {
 #[test]
 fn conformance_of_2026_07_28_is_the_same_per_check() {
     conformance("2026-07-28", "164 passed, 30 failed directly");
+}
+
+/// What a client that needs a token gets of a server that asks for one, directly and through the proxy. The expectation is
+/// the table in docs/TESTING.md, reasons included.
+#[test]
+fn the_authorization_scenarios_are_the_same_per_check() {
+    let (peers, directory) = (peers(), tempfile::tempdir().unwrap());
+    let modules = peers.join("node_modules");
+    let mut command = node(&peers);
+    command.arg(script("auth-compare.mjs")).arg(modules.join("@modelcontextprotocol/conformance/dist/index.js"));
+    command.arg(script("auth-client.mjs")).arg(&modules).arg(env!("CARGO_BIN_EXE_shadowcat")).arg(directory.path());
+    let report: Value = serde_json::from_str(&output(command.args(["io_uring", "epoll"]))).unwrap();
+    assert_eq!((&report["differs"], &report["unseen"]), (&json!([]), &json!([])));
+    let rows: Vec<String> = report["direct"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, direct)| {
+            let url = &report["url"][name];
+            let url = if url == direct { "same" } else { url.as_str().unwrap() };
+            format!("| `auth/{name}` | {} | {url} |", direct.as_str().unwrap())
+        })
+        .collect();
+    let documented = include_str!("../docs/TESTING.md").lines().filter(|line| line.starts_with("| `auth/"));
+    let documented: Vec<&str> = documented.map(|line| line.rsplitn(3, '|').nth(2).unwrap().trim_end()).collect();
+    let documented: Vec<String> = documented.iter().map(|row| format!("{row} |")).collect();
+    assert_eq!(rows, documented);
 }
 
 #[test]
