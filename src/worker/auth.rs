@@ -293,9 +293,22 @@ pub fn authorize(
     let method = peek.method().and_then(|method| std::str::from_utf8(method).ok());
     let tool = peek.name().filter(|_| method == Some("tools/call")).and_then(|tool| std::str::from_utf8(tool).ok());
     match plan.rules.iter().find(|rule| rule.covers(&path, method, tool) && !principal.has_all_scopes(&rule.scopes)) {
-        Some(rule) => Err(insufficient(&rule.scopes)),
+        Some(rule) => Err(insufficient(&to_be_asked_for(plan, principal, &rule.scopes))),
         None => Ok(()),
     }
+}
+
+/// What the next token needs for everything that this one was good for and for what is `missing`: clients ask for just
+/// what a challenge names, and would lose the rest.
+fn to_be_asked_for(plan: &AuthPlan, principal: &Principal, missing: &[String]) -> Vec<String> {
+    let known = plan.scopes.iter().chain(plan.rules.iter().flat_map(|rule| &rule.scopes));
+    let mut scopes: Vec<String> = Vec::new();
+    for scope in known.filter(|scope| principal.has_scope(scope)).chain(missing) {
+        if !scopes.contains(scope) {
+            scopes.push(scope.clone());
+        }
+    }
+    scopes
 }
 
 /// The metadata of the protected resource at `path` (RFC 9728 section 2).

@@ -86,6 +86,12 @@ fn without_a_credential_a_client_is_told_where_to_get_one(driver: Driver) {
     let challenge = format!(r#"Bearer scope="read write", resource_metadata="{metadata}""#);
     assert_eq!(refused.one("www-authenticate"), Some(challenge.as_str()));
     assert_eq!(refused.json()["id"], 7);
+    // A client asks its token for the resource that the metadata names.
+    for resource in ["https://mcp.example.com", "https://mcp.example.com/", "https://mcp.example.com/mcp"] {
+        let mut claims = idp.claims("alice");
+        claims["aud"] = resource.into();
+        assert_eq!(client.ask(&get("/mcp", &bearer(&idp.sign(&claims)))).status, 200, "{resource}");
+    }
     for (path, resource) in [("", ""), ("/mcp", "/mcp")] {
         let found = client.ask(&get(&format!("/.well-known/oauth-protected-resource{path}"), ""));
         assert_eq!((found.status, found.one("content-type")), (200, Some("application/json")));
@@ -100,7 +106,7 @@ fn without_a_credential_a_client_is_told_where_to_get_one(driver: Driver) {
     let wrong = client.ask(&get("/mcp", &bearer("nonsense")));
     assert_eq!(wrong.status, 401);
     assert!(wrong.one("www-authenticate").unwrap().starts_with(r#"Bearer error="invalid_token", "#));
-    assert_eq!(upstream.requests().len(), 1);
+    assert_eq!(upstream.requests().len(), 4);
 }
 
 fn forged_tokens_are_refused(driver: Driver) {
@@ -146,6 +152,10 @@ fn forged_tokens_are_refused(driver: Driver) {
         (with("aud", "https://other.example".into()), "audience"),
         (with("aud", json!(["a", "b"])), "audience"),
         (without("aud"), "audience"),
+        (with("aud", "https://mcp.example.com.evil.example/mcp".into()), "audience"),
+        (with("aud", "https://mcp.example.com@evil.example/".into()), "audience"),
+        (with("aud", "http://mcp.example.com/mcp".into()), "audience"),
+        (with("aud", json!({"0": "https://mcp.example.com"})), "audience"),
         (with("exp", (now() - 120).into()), "expired"),
         (without("exp"), "no_expiry"),
         (with("nbf", (now() + 3600).into()), "not_yet_valid"),
@@ -353,6 +363,9 @@ fn rules_look_into_the_body(driver: Driver) {
     assert_eq!(ask("/mcp", &call(1, "echo")), 200);
     assert_eq!(ask("/mcp", &call(1, "deploy")), 403);
     assert_eq!(ask("/mcp", &call(1, "dep\\u006coy")), 403);
+    let challenge =
+        proxy.ask(&post_json("/mcp", &token, &call(1, "deploy"))).one("www-authenticate").unwrap().to_owned();
+    assert!(challenge.contains(r#"error="insufficient_scope", scope="write deploy", "#), "{challenge}");
     assert_eq!(ask("/mcp", &request(1, "tools/list")), 200);
     assert_eq!(ask("/mcp", &format!("[{}]", call(1, "deploy"))), 400);
     let long = format!(r#"{{"pad":"{}",{}"#, "x".repeat(40_000), &call(1, "deploy")[1..]);
