@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+#[path = "peers/authorized.rs"]
+mod authorized;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the programs are; installed by the first test that needs them.
@@ -37,8 +40,9 @@ struct Server {
 impl Server {
     /// Wait for the line that contains `marker`; the address is what `pick` finds in it.
     #[expect(clippy::zombie_processes, reason = "it is waited for when the server is dropped")]
-    fn start(mut command: Command, marker: &str) -> Server {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    fn start(mut command: impl std::borrow::BorrowMut<Command>, marker: &str) -> Server {
+        let mut child =
+            command.borrow_mut().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (tell, told) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || {
@@ -80,7 +84,7 @@ impl Server {
 
     /// npm server-everything; it wants to be told its port.
     fn everything(peers: &std::path::Path, transport: &str) -> Server {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut command = node(peers);
         command.arg(peers.join("node_modules/@modelcontextprotocol/server-everything/dist/index.js")).arg(transport);
         command.env("PORT", port.to_string());
@@ -95,6 +99,11 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// For programs that must be told where to listen.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn output(command: &mut Command) -> String {

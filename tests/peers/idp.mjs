@@ -49,6 +49,12 @@ server.on('request', async (request, response) => {
       answer(response, failure[1], {});
     } else if (url.pathname.startsWith(`${path}/login/`)) {
       await logIn(request, response);
+    } else if (request.method === 'POST' && url.pathname === `${path}/reg`) {
+      // What a client may ask for is for the user to say, each time, and not for its first request: clients register
+      // with the scopes that they were asked for at that moment.
+      const { scope: _, ...metadata } = JSON.parse(await body(request));
+      Object.assign(request, { body: metadata, originalUrl: request.url, url: '/reg' });
+      provider.callback()(request, response);
     } else if (url.pathname.startsWith('/.well-known/') && path && url.pathname.endsWith(path)) {
       // Metadata with the issuer's path at its end (RFC 8414 section 3.1).
       request.url = url.pathname.slice(0, -path.length) + url.search;
