@@ -23,6 +23,7 @@ on_both_drivers!(
     an_issuer_without_keys_is_503_and_not_401,
     nothing_to_verify_with_fails_closed,
     opaque_tokens_are_introspected,
+    an_answer_about_a_token_is_believed_as_long_as_configured,
     api_keys_are_taken_by_their_hash,
     providers_are_asked_in_order,
     scopes_are_asked_for,
@@ -135,7 +136,7 @@ fn forged_tokens_are_refused(driver: Driver) {
     let confused = {
         let text = unsigned(r#"{"alg":"HS256","kid":"one"}"#);
         let signed = text.trim_end_matches('.');
-        let published = idp_keys(&proxy, &idp);
+        let published = published_keys(&idp);
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, published.as_bytes()), signed.as_bytes());
         format!("{signed}.{}", encode_base64url(tag.as_ref()))
     };
@@ -143,6 +144,11 @@ fn forged_tokens_are_refused(driver: Driver) {
     let (rest, signature) = good.rsplit_once('.').unwrap();
     let mut other_claims = idp.claims("root");
     other_claims["iss"] = idp.issuer().into();
+    // The key that it was signed with, and where to find it.
+    let place = format!("{}/jwks", stranger.issuer());
+    let brought_along = json!({
+        "alg": "ES256", "kid": "one", "jku": place, "x5u": place, "x5c": ["AAAA"], "jwk": published_key(&stranger),
+    });
     for (token, reason) in [
         (unsigned(r#"{"alg":"none"}"#), "algorithm"),
         (unsigned(r#"{"alg":"ES256","kid":"one"}"#), "signature"),
@@ -160,6 +166,9 @@ fn forged_tokens_are_refused(driver: Driver) {
         (without("exp"), "no_expiry"),
         (with("nbf", (now() + 3600).into()), "not_yet_valid"),
         (without("sub"), "subject"),
+        (with("scope", "read\r\nX-Forwarded-User:root".into()), "malformed"),
+        (with("scope", json!(["read write"])), "malformed"),
+        (with("scope", json!({"read": true})), "malformed"),
         (with("nonce", "n".into()), "id_token"),
         (with("at_hash", "h".into()), "id_token"),
         (header(json!({"alg": "ES256", "kid": "unknown"})), "unknown_kid"),
@@ -167,7 +176,12 @@ fn forged_tokens_are_refused(driver: Driver) {
         (header(json!({"alg": "RS256", "kid": "one"})), "algorithm"),
         (header(json!({"alg": "ES256", "kid": "one", "typ": "JOSE"})), "type"),
         (header(json!({"alg": "ES256", "kid": "one", "crit": ["exp"]})), "critical"),
+        (header(json!({"alg": "ES256", "kid": "one", "crit": ["b64"], "b64": false})), "critical"),
+        (header(json!({"alg": "ES256", "kid": "one\u{0}"})), "unknown_kid"),
+        (header(json!({"alg": "ES256", "kid": "one\r\nforged log line"})), "unknown_kid"),
+        (header(json!({"alg": "ES256", "kid": ["one"]})), "malformed"),
         (stranger.sign(&other_claims), "signature"),
+        (stranger.sign_with(&brought_along, &other_claims), "signature"),
         (format!("{rest}.{}{}", if signature.starts_with('A') { 'B' } else { 'A' }, &signature[1..]), "signature"),
         ("x".repeat(9000), "too_long"),
         ("opaque".into(), "opaque"),
@@ -182,14 +196,19 @@ fn forged_tokens_are_refused(driver: Driver) {
     let elsewhere =
         json!({"alg": "ES256", "kid": "one", "jku": format!("{}/jwks", stranger.issuer()), "x5u": stranger.issuer()});
     assert_eq!(proxy.ask(&get("/", &bearer(&idp.sign_with(&elsewhere, &idp.claims("alice"))))).status, 200);
-    assert_eq!(stranger.server.connections(), 0);
+    assert_eq!(stranger.server.connections(), 1, "ours, above");
+    assert!(!proxy.log().contains("forged log line"));
     assert_eq!(upstream.requests().len(), 2);
 }
 
 /// The key set as everybody may fetch it.
-fn idp_keys(_: &Proxy, idp: &Idp) -> String {
+fn published_keys(idp: &Idp) -> String {
     let address = idp.issuer().trim_start_matches("http://").parse().unwrap();
     RawClient::connect(address).ask(&get("/jwks", "")).text()
+}
+
+fn published_key(idp: &Idp) -> Value {
+    serde_json::from_str::<Value>(&published_keys(idp)).unwrap()["keys"][0].take()
 }
 
 fn ambiguous_credentials_are_refused(driver: Driver) {
@@ -199,6 +218,11 @@ fn ambiguous_credentials_are_refused(driver: Driver) {
     ready(&proxy, &token);
     for second in [bearer(&token), bearer("other"), "X-API-Key: k\r\n".to_owned()] {
         assert_eq!(proxy.ask(&get("/", &(bearer(&token) + &second))).status, 400);
+    }
+    for odd in
+        [format!("Bearer\t{token}"), format!("Bearer {token} {token}"), "Bearer".into(), format!("Bearer,{token}")]
+    {
+        assert_eq!(proxy.ask(&get("/", &format!("Authorization: {odd}\r\n"))).status, 401, "{odd}");
     }
     for scheme in ["Basic", "bearer", "DPoP"] {
         let status = proxy.ask(&get("/", &format!("Authorization: {scheme} {token}\r\n"))).status;
@@ -211,7 +235,9 @@ fn a_token_in_the_query_is_refused(driver: Driver) {
     let proxy = guarded(driver, &idp, &upstream, "").start();
     let token = idp.token("alice");
     ready(&proxy, &token);
-    assert_eq!(proxy.ask(&get(&format!("/?access_token={token}"), "")).status, 400);
+    for query in [format!("access_token={token}"), format!("a=b&access%5Ftoken={token}"), "access_token=".into()] {
+        assert_eq!(proxy.ask(&get(&format!("/?{query}"), &bearer(&token))).status, 400, "{query}");
+    }
     assert_eq!(upstream.requests().len(), 1);
     assert!(!proxy.log().contains(&token));
 }
@@ -294,6 +320,20 @@ fn opaque_tokens_are_introspected(driver: Driver) {
     let question = idp.server.requests().into_iter().rfind(|request| request.head.target() == "/introspect").unwrap();
     assert!(question.text().contains("token=opaque-2"), "{}", question.text());
     assert!(question.head.one("authorization").unwrap().starts_with("Basic "));
+}
+
+fn an_answer_about_a_token_is_believed_as_long_as_configured(driver: Driver) {
+    let (idp, upstream) = (Idp::start(), FakeUpstream::answering("ok"));
+    let introspection = format!("introspection_url = \"{}/introspect\"\nintrospection_cache = 0\n", idp.issuer());
+    let proxy = guarded(driver, &idp, &upstream, &introspection).start();
+    idp.introspects(json!({"active": true, "sub": "alice", "aud": "https://mcp.example.com"}));
+    let mut client = proxy.connect();
+    for _ in 0..3 {
+        assert_eq!(client.ask(&get("/", &bearer("opaque"))).status, 200);
+    }
+    assert_eq!(idp.asked("/introspect"), 3);
+    idp.introspects(json!({"active": false}));
+    assert_eq!(client.ask(&get("/", &bearer("opaque"))).status, 401, "revoked");
 }
 
 const KEY: &str = "correct-horse-battery-staple";

@@ -10,6 +10,7 @@
 //
 // For tests alone: POST /rotate {"keep": bool, "alg"}: new signing key, the old one published on or gone;
 // POST /mint {"claims", "header", "old"}: a token with these, signed with the current or the former key;
+// POST /refresh-token {"client"}: a refresh token of that client, as it would have been given;
 // POST /fail {"path", "status"}: answers to paths that end so are this status, until told otherwise (status 0);
 // GET /asked: how often each path was asked for.
 import { createServer } from 'node:http';
@@ -81,6 +82,13 @@ const hooks = {
     return { kid: current.kid };
   },
   'POST /mint': ({ claims = {}, header = {}, old = false }) => ({ token: mint(old ? former : current, header, claims) }),
+  'POST /refresh-token': async ({ client }) => {
+    const grant = new provider.Grant({ accountId: 'alice', clientId: client });
+    grant.addResourceScope(resource, 'read');
+    const more = { grantId: await grant.save(), scope: 'read', resource, gty: 'authorization_code' };
+    const token = new provider.RefreshToken({ accountId: 'alice', client: await provider.Client.find(client), ...more });
+    return { token: await token.save() };
+  },
   'POST /fail': ({ path: ending, status }) => {
     failing.delete(ending);
     if (status) failing.set(ending, status);
