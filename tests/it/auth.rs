@@ -104,6 +104,17 @@ fn without_a_credential_a_client_is_told_where_to_get_one(driver: Driver) {
         });
         assert_eq!(found.json(), expected);
     }
+    // Neither a path nor a host can end the text that it would stand in.
+    let by_host = format!("[auth]\nissuer = \"{}\"\naudience = [\"urn:mcp\"]\n", idp.issuer());
+    let nameless = Proxy::before(driver, &[&upstream]).config(&by_host).start();
+    assert_eq!(nameless.ask(&get("/a\",scope=\"admin", "")).status, 400);
+    for host in ["127.0.0.1:80\",scope=\"admin", "127.0.0.1\\", "127.0.0.1:80,x"] {
+        let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert_eq!(nameless.ask(head.as_bytes()).status, 400, "{host}");
+    }
+    let told = nameless.ask(b"GET /mcp HTTP/1.1\r\nHost: localhost:80\r\n\r\n");
+    let expected = r#"Bearer resource_metadata="http://localhost:80/.well-known/oauth-protected-resource/mcp""#;
+    assert_eq!(told.one("www-authenticate"), Some(expected));
     let wrong = client.ask(&get("/mcp", &bearer("nonsense")));
     assert_eq!(wrong.status, 401);
     assert!(wrong.one("www-authenticate").unwrap().starts_with(r#"Bearer error="invalid_token", "#));
