@@ -1,4 +1,11 @@
-//! Keys, introspection and grants against a real authorization server: npm oidc-provider.
+//! Keys, introspection and grants against a real authorization server: npm oidc-provider. `binary` looks at the proxy
+//! from outside, the tests here at what fetches.
+
+#[path = "idp/binary.rs"]
+mod binary;
+#[expect(dead_code, unused_imports, reason = "made for all black-box tests, of which few are here")]
+#[path = "support/mod.rs"]
+mod support;
 
 use std::future::Future;
 use std::io::{BufRead, BufReader};
@@ -26,6 +33,11 @@ struct Idp {
 
 impl Idp {
     fn start(path: &str, algorithm: &str) -> Idp {
+        Idp::with(path, algorithm, 3600)
+    }
+
+    /// `ttl`: seconds that tokens live.
+    fn with(path: &str, algorithm: &str, ttl: u64) -> Idp {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let peers = std::env::var_os("SHADOWCAT_PEERS_DIR").map_or(root.join("target/peers"), PathBuf::from);
         let done = Command::new("bash").arg(root.join("tests/peers/setup.sh")).arg(&peers).output().unwrap();
@@ -33,7 +45,7 @@ impl Idp {
         let modules = peers.join("node_modules");
         let mut command = Command::new(modules.join("node/bin/node"));
         command.arg(root.join("tests/peers/idp.mjs")).env("IDP_MODULES", &modules);
-        command.env("IDP_ISSUER_PATH", path).env("IDP_ALG", algorithm);
+        command.env("IDP_ISSUER_PATH", path).env("IDP_ALG", algorithm).env("IDP_TTL", ttl.to_string());
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let line = lines.find(|line| line.contains("idp listening on ")).expect("it says where it is");
@@ -69,7 +81,11 @@ impl Idp {
     }
 
     fn token(&self, client: &str) -> String {
-        let form = [("grant_type", "client_credentials"), ("scope", "read"), ("resource", RESOURCE)];
+        self.token_for(client, RESOURCE)
+    }
+
+    fn token_for(&self, client: &str, resource: &str) -> String {
+        let form = [("grant_type", "client_credentials"), ("scope", "read"), ("resource", resource)];
         self.post("/token", client, &form)["access_token"].as_str().unwrap().to_owned()
     }
 }

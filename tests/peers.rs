@@ -7,6 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
+#[path = "peers/authorized.rs"]
+mod authorized;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the programs are; installed by the first test that needs them.
@@ -35,8 +40,9 @@ struct Server {
 impl Server {
     /// Wait for the line that contains `marker`; the address is what `pick` finds in it.
     #[expect(clippy::zombie_processes, reason = "it is waited for when the server is dropped")]
-    fn start(mut command: Command, marker: &str) -> Server {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    fn start(mut command: impl std::borrow::BorrowMut<Command>, marker: &str) -> Server {
+        let mut child =
+            command.borrow_mut().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (tell, told) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || {
@@ -78,7 +84,7 @@ impl Server {
 
     /// npm server-everything; it wants to be told its port.
     fn everything(peers: &std::path::Path, transport: &str) -> Server {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut command = node(peers);
         command.arg(peers.join("node_modules/@modelcontextprotocol/server-everything/dist/index.js")).arg(transport);
         command.env("PORT", port.to_string());
@@ -93,6 +99,11 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// For programs that must be told where to listen.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn output(command: &mut Command) -> String {
@@ -135,6 +146,33 @@ fn conformance_of_2025_11_25_is_the_same_per_check() {
 #[test]
 fn conformance_of_2026_07_28_is_the_same_per_check() {
     conformance("2026-07-28", "164 passed, 30 failed directly");
+}
+
+/// What a client that needs a token gets of a server that asks for one, directly and through the proxy. The expectation is
+/// the table in docs/TESTING.md, reasons included.
+#[test]
+fn the_authorization_scenarios_are_the_same_per_check() {
+    let (peers, directory) = (peers(), tempfile::tempdir().unwrap());
+    let modules = peers.join("node_modules");
+    let mut command = node(&peers);
+    command.arg(script("auth-compare.mjs")).arg(modules.join("@modelcontextprotocol/conformance/dist/index.js"));
+    command.arg(script("auth-client.mjs")).arg(&modules).arg(env!("CARGO_BIN_EXE_shadowcat")).arg(directory.path());
+    let report: Value = serde_json::from_str(&output(command.args(["io_uring", "epoll"]))).unwrap();
+    assert_eq!((&report["differs"], &report["unseen"]), (&json!([]), &json!([])));
+    let rows: Vec<String> = report["direct"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, direct)| {
+            let url = &report["url"][name];
+            let url = if url == direct { "same" } else { url.as_str().unwrap() };
+            format!("| `auth/{name}` | {} | {url} |", direct.as_str().unwrap())
+        })
+        .collect();
+    let documented = include_str!("../docs/TESTING.md").lines().filter(|line| line.starts_with("| `auth/"));
+    let documented: Vec<&str> = documented.map(|line| line.rsplitn(3, '|').nth(2).unwrap().trim_end()).collect();
+    let documented: Vec<String> = documented.iter().map(|row| format!("{row} |")).collect();
+    assert_eq!(rows, documented);
 }
 
 #[test]

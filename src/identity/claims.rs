@@ -12,7 +12,8 @@ use crate::wire::jose::Algorithm;
 /// What is asked of the tokens of one issuer. Never changes while a plan runs.
 #[derive(Debug)]
 pub struct Policy {
-    /// A token is for us if it is for one of these (RFC 8707). Never empty.
+    /// A token is for us if it is for one of these (RFC 8707), or for a URL below one of these that is an origin with its
+    /// slash. Never empty.
     pub audiences: Vec<Box<str>>,
     /// The one of them that is our own id as a client: what ID tokens are for as well.
     pub client_id: Option<Box<str>>,
@@ -75,20 +76,35 @@ pub(super) fn refuse_other_tokens(claims: &Map<String, Value>) -> Result<(), Aut
 /// and grants nothing. Not every ID token has the claims that [`refuse_other_tokens`] looks for.
 pub(super) fn refuse_plain_id_tokens(claims: &Map<String, Value>, policy: &Policy) -> Result<(), AuthError> {
     let grants = ["scope", "scp", "client_id"].iter().any(|name| claims.contains_key(*name));
-    let own_id = policy.client_id.as_deref();
-    let others: Vec<Box<str>> = policy.audiences.iter().filter(|name| Some(&***name) != own_id).cloned().collect();
-    if grants || check_audience(claims, &others).is_ok() { Ok(()) } else { Err(AuthError::IdToken) }
+    if grants || names_one_of(claims, &policy.audiences, policy.client_id.as_deref()) {
+        return Ok(());
+    }
+    Err(AuthError::IdToken)
 }
 
 /// Whether `aud`, one text or a list, names one of `audiences`.
 pub(super) fn check_audience(claims: &Map<String, Value>, audiences: &[Box<str>]) -> Result<(), AuthError> {
-    let is_ours = |audience: &Value| audience.as_str().is_some_and(|text| audiences.iter().any(|own| **own == *text));
-    let fits = match claims.get("aud") {
+    if names_one_of(claims, audiences, None) { Ok(()) } else { Err(AuthError::Audience) }
+}
+
+/// Whether `aud` names one of `audiences` with something else than `except`.
+fn names_one_of(claims: &Map<String, Value>, audiences: &[Box<str>], except: Option<&str>) -> bool {
+    let is_ours = |value: &Value| {
+        value.as_str().is_some_and(|aud| Some(aud) != except && audiences.iter().any(|own| covers(own, aud)))
+    };
+    match claims.get("aud") {
         Some(Value::Array(list)) => list.iter().any(is_ours),
         Some(one) => is_ours(one),
         None => false,
-    };
-    if fits { Ok(()) } else { Err(AuthError::Audience) }
+    }
+}
+
+/// Verbatim; and whoever answers for an origin, slash at its end, answers for the resources below it, which are what
+/// our metadata names: clients ask for tokens for the URL that they call (RFC 9728 section 3.3).
+fn covers(own: &str, audience: &str) -> bool {
+    let is_origin =
+        || own.strip_suffix('/').and_then(|own| own.split_once("://")).is_some_and(|(_, h)| !h.contains('/'));
+    own == audience || (audience.starts_with(own) && is_origin())
 }
 
 /// Check `exp`, `nbf` and `iat` at `now` (unix seconds); when the token ends, leeway included; `None`: it says not.

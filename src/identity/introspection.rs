@@ -53,11 +53,14 @@ fn issuer_of(claims: &Map<String, Value>, issuer: &Issuer, endpoint: &str) -> Re
     }
 }
 
-/// `aud` is optional in an answer; a token that our own client was given is ours without it.
+/// `aud` is optional in an answer; an access token that our own client was given is ours without it. That it is one must
+/// be said then: of a refresh token some servers say but that it is active, and whose.
 fn check_audience(claims: &Map<String, Value>, issuer: &Issuer) -> Result<(), AuthError> {
     let audiences = &issuer.policy.audiences;
-    match (claims.get("aud"), claims.get("client_id").and_then(Value::as_str)) {
-        (None | Some(Value::Null), Some(client)) if audiences.iter().any(|own| **own == *client) => Ok(()),
+    let client = claims.get("client_id").and_then(Value::as_str);
+    let is_ours = || client.is_some_and(|client| audiences.iter().any(|own| **own == *client));
+    match (claims.get("aud"), claims.get("token_type")) {
+        (None | Some(Value::Null), Some(Value::String(_))) if is_ours() => Ok(()),
         _ => claims::check_audience(claims, audiences),
     }
 }

@@ -122,6 +122,28 @@ fn refuses_wrong_issuers_and_audiences() {
 }
 
 #[test]
+fn an_origin_answers_for_the_resources_below_it() {
+    let signer = Signer::p256("a");
+    let mut ring = keyring(&[&signer], &USUAL);
+    let audiences = vec!["https://proxy.example/".into(), "https://other.example/mcp/".into(), "urn:x/".into()];
+    ring.issuers[0].policy = Policy { audiences, ..policy(&USUAL) }.into();
+    for aud in ["https://proxy.example/", "https://proxy.example/mcp", "https://proxy.example/a/b?c", "urn:x/"] {
+        verified(&signer.token(&json!({ "aud": aud })), &ring);
+    }
+    for aud in [
+        "https://proxy.example.evil/mcp",
+        "https://proxy.example@evil/",
+        "https://proxy.example:8443/mcp",
+        "http://proxy.example/mcp",
+        "https://other.example/mcp/x",
+        "urn:x/y",
+        "",
+    ] {
+        assert_eq!(refusal(&signer.token(&json!({ "aud": aud })), &ring), AuthError::Audience, "{aud}");
+    }
+}
+
+#[test]
 fn an_issuer_cannot_speak_for_another() {
     let (one, other) = (Signer::p256("same"), Signer::p256("same"));
     let mut ring = keyring(&[&one], &USUAL);
@@ -192,6 +214,13 @@ fn refuses_id_tokens_that_have_no_mark_of_their_own() {
         refusal(&signed(json!({"alg": "ES256", "kid": "a", "typ": "JWT"}), &id_token), &ring),
         AuthError::IdToken
     );
+    // A client whose id is a URL below our own: its ID tokens are for it, not for us as a resource.
+    let url = "https://proxy.example/client.json";
+    let mut by_url = keyring(&[&signer], &USUAL);
+    let audiences = vec!["https://proxy.example/".into(), url.into()];
+    by_url.issuers[0].policy = Policy { audiences, client_id: Some(url.into()), ..policy(&USUAL) }.into();
+    let for_url = claims(&json!({"aud": url, "scope": null, "client_id": null}));
+    assert_eq!(refusal(&signed(plain.clone(), &for_url), &by_url), AuthError::IdToken);
     // What says that it is an access token, grants something, or is for us as a resource.
     verified(&signed(json!({"alg": "ES256", "kid": "a", "typ": "at+jwt"}), &id_token), &ring);
     for changes in
@@ -439,7 +468,9 @@ fn answers_about_tokens_are_held_to_the_same_rules() {
         assert_eq!(read(changes.clone()), Err(expected), "{changes}");
     }
     // Our own client's token is ours without an audience.
-    assert!(read(json!({"aud": null, "client_id": AUDIENCE})).is_ok());
+    assert!(read(json!({"aud": null, "client_id": AUDIENCE, "token_type": "Bearer"})).is_ok());
+    // What may be its refresh token is not.
+    assert_eq!(read(json!({"aud": null, "client_id": AUDIENCE})), Err(AuthError::Audience));
     for text in ["", "[]", r#"{"active":false,"active":true}"#] {
         let read = introspection::read(text.as_bytes(), &issuer, "e", NOW);
         assert_eq!(read, Err(AuthError::IntrospectionAnswer), "{text}");

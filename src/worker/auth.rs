@@ -21,12 +21,9 @@ use crate::identity::{self, ApiKeys, AuthError, Checked, Keyring, Keys, Principa
 use crate::net::within;
 use crate::wire::http1::head::Name;
 use crate::wire::json::{Kind, Peek};
-use crate::wire::sse;
 
 /// Verdicts that a worker remembers; beyond, it starts its memory anew.
 const REMEMBERED_MAX: usize = 8_192;
-/// How long what an introspection endpoint said is believed at most: a revoked token lives no longer than this.
-const INTROSPECTED: u64 = 30;
 /// How long a request waits for keys, or for an answer about its token.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -147,7 +144,7 @@ pub async fn identify(worker: &Worker, view: &View, client: &Client, request: &R
     if request.head.count(Name::Authorization) + keys.count() > 1 {
         return Err(Refusal::CREDENTIALS);
     }
-    if sse::query_parameter(request.path_and_query(), b"access_token").is_some() {
+    if has_token_in_query(request.path_and_query()) {
         return Err(Refusal::TOKEN_IN_QUERY);
     }
     match verify(worker, plan, gate, client, request).await {
@@ -164,6 +161,12 @@ pub async fn identify(worker: &Worker, view: &View, client: &Client, request: &R
     }
 }
 
+/// RFC 6750 section 2.3, in whatever way it is spelt.
+fn has_token_in_query(path_and_query: &[u8]) -> bool {
+    let query = memchr::memchr(b'?', path_and_query).map_or(&b""[..], |at| &path_and_query[at + 1..]);
+    url::form_urlencoded::parse(query).any(|(name, _)| name == "access_token")
+}
+
 /// Ask the providers in their order. The first that knows the credential decides; if none does, the first that could
 /// say something of it says why.
 async fn verify(
@@ -178,7 +181,7 @@ async fn verify(
     for provider in &plan.providers {
         let verdict = match (provider, &credential, &gate.keys) {
             (Provider::OAuth2, Some(Credential::Bearer(token)), Some(keys)) => {
-                bearer(worker, keys, client, token).await
+                bearer(worker, plan, keys, client, token).await
             }
             (Provider::ApiKey, Some(Credential::Bearer(key)), _) => api_key(gate, key.as_bytes()),
             (Provider::ApiKey, Some(Credential::Key(key)), _) => api_key(gate, key),
@@ -225,7 +228,13 @@ fn certificate(gate: &Arc<Gate>, client: &Client) -> Result<Rc<Known>, AuthError
     if known.principal.is_current(unix_seconds()) { Ok(known) } else { Err(AuthError::Expired) }
 }
 
-async fn bearer(worker: &Worker, keys: &Keys, client: &Client, token: &str) -> Result<Rc<Known>, AuthError> {
+async fn bearer(
+    worker: &Worker,
+    plan: &AuthPlan,
+    keys: &Keys,
+    client: &Client,
+    token: &str,
+) -> Result<Rc<Known>, AuthError> {
     let now = unix_seconds();
     let generation = keys.current().generation;
     let fresh = |known: &Rc<Known>| known.generation == generation && known.principal.is_current(now);
@@ -238,7 +247,7 @@ async fn bearer(worker: &Worker, keys: &Keys, client: &Client, token: &str) -> R
     let known = match found {
         Some(known) => known,
         None => {
-            let (principal, generation) = ask(keys, token, now).await?;
+            let (principal, generation) = ask(plan, keys, token, now).await?;
             let known = Known::new(principal, generation);
             let mut remembered = worker.remembered.0.borrow_mut();
             if remembered.len() >= REMEMBERED_MAX {
@@ -253,7 +262,7 @@ async fn bearer(worker: &Worker, keys: &Keys, client: &Client, token: &str) -> R
 }
 
 /// Verify a token that nobody remembers; once more after its key was looked for.
-async fn ask(keys: &Keys, token: &str, now: u64) -> Result<(Principal, u64), AuthError> {
+async fn ask(plan: &AuthPlan, keys: &Keys, token: &str, now: u64) -> Result<(Principal, u64), AuthError> {
     let check = || {
         let keyring = keys.current();
         (identity::verify(token, &keyring, now), keyring.generation)
@@ -272,7 +281,7 @@ async fn ask(keys: &Keys, token: &str, now: u64) -> Result<(Principal, u64), Aut
             let answer = within(PATIENCE, keys.introspect(token, whom)).await;
             let answer = answer.ok().and_then(Result::ok).unwrap_or(Err(AuthError::IntrospectionUnavailable));
             let principal = answer?;
-            let believed = now + INTROSPECTED;
+            let believed = now.saturating_add(plan.introspection_cache.as_secs());
             let expires = Some(principal.expires.map_or(believed, |expires| expires.min(believed)));
             Ok((Principal { expires, ..principal }, generation))
         }
@@ -313,9 +322,22 @@ pub fn authorize(
     let method = peek.method().and_then(|method| std::str::from_utf8(method).ok());
     let tool = peek.name().filter(|_| method == Some("tools/call")).and_then(|tool| std::str::from_utf8(tool).ok());
     match plan.rules.iter().find(|rule| rule.covers(&path, method, tool) && !principal.has_all_scopes(&rule.scopes)) {
-        Some(rule) => Err(insufficient(&rule.scopes)),
+        Some(rule) => Err(insufficient(&to_be_asked_for(plan, principal, &rule.scopes))),
         None => Ok(()),
     }
+}
+
+/// What the next token needs for everything that this one was good for and for what is `missing`: clients ask for just
+/// what a challenge names, and would lose the rest.
+fn to_be_asked_for(plan: &AuthPlan, principal: &Principal, missing: &[String]) -> Vec<String> {
+    let known = plan.scopes.iter().chain(plan.rules.iter().flat_map(|rule| &rule.scopes));
+    let mut scopes: Vec<String> = Vec::new();
+    for scope in known.filter(|scope| principal.has_scope(scope)).chain(missing) {
+        if !scopes.contains(scope) {
+            scopes.push(scope.clone());
+        }
+    }
+    scopes
 }
 
 /// The metadata of the protected resource at `path` (RFC 9728 section 2).

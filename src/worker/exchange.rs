@@ -205,6 +205,7 @@ async fn story(
         {
             keys.credential_refused(view.view.upstreams[lease.index].entry);
         }
+        lease.heed_keep_alive(answer.find(bytes.bytes(), Name::KeepAlive));
         let parts = Parts { answer, bytes, session: session.as_ref(), reserved };
         let end = finish(&exchange, standing, input, &lease, parts, upload, watch).await?;
         if end.reusable {

@@ -20,6 +20,9 @@ pub struct LocalView {
     pub locals: Vec<Rc<Local>>,
 }
 
+/// How long before an announced end an idle connection is no longer used, so that no request crosses with the end.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
 /// One upstream as this worker has it.
 pub struct Local {
     /// Tells whether it is the same upstream in the next view.
@@ -36,6 +39,14 @@ struct Idle {
     stream: Rc<Stream>,
     ahead: Ahead,
     since: Instant,
+    /// How long upstream said that it keeps the connection, less a margin.
+    kept: Option<Duration>,
+}
+
+impl Idle {
+    fn is_good(&mut self) -> bool {
+        self.kept.is_none_or(|kept| self.since.elapsed() < kept) && self.ahead.is_quiet()
+    }
 }
 
 impl LocalView {
@@ -77,7 +88,7 @@ impl LocalView {
             let old = idle.iter().take_while(|idle| idle.since.elapsed() > plan.pool.idle_timeout).count();
             let surplus = old.min(idle.len().saturating_sub(keep));
             idle.drain(..surplus);
-            idle.retain_mut(|idle| idle.ahead.is_quiet());
+            idle.retain_mut(Idle::is_good);
             local.cells.idle.sub((before - idle.len()) as u64);
         }
     }
@@ -89,7 +100,7 @@ impl Local {
     fn take_idle(&self) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
         let pop = || idle.pop().inspect(|_| self.cells.idle.sub(1));
-        std::iter::from_fn(pop).find_map(|mut idle| idle.ahead.is_quiet().then_some(idle))
+        std::iter::from_fn(pop).find_map(|mut idle| idle.is_good().then_some(idle))
     }
 
     /// The upstream is gone.
@@ -109,6 +120,8 @@ pub struct Lease {
     pub index: usize,
     /// Whether it served a request before, so that it may have died unnoticed.
     pub reused: bool,
+    /// What the answer said of how long the connection may stay idle.
+    kept: Cell<Option<Duration>>,
     local: Rc<Local>,
     _in_flight: InFlight,
 }
@@ -120,9 +133,21 @@ impl Lease {
         let mut idle = self.local.idle.borrow_mut();
         if !self.local.is_gone.get() && idle.len() < plan.pool.max_size.div_ceil(plan.workers * upstream.siblings) {
             let ahead = self.stream.read_ahead();
-            idle.push(Idle { stream: self.stream, ahead, since: Instant::now() });
+            idle.push(Idle { stream: self.stream, ahead, since: Instant::now(), kept: self.kept.get() });
             self.local.cells.idle.add(1);
         }
+    }
+
+    /// Heed the answer's `Keep-Alive: timeout=SECONDS` (RFC 2068 section 19.7.1.1): a connection whose end is near would
+    /// lose a request that must not be sent twice.
+    pub fn heed_keep_alive(&self, field: Option<&[u8]>) {
+        let parameters = field.into_iter().flat_map(|value| value.split(|byte| *byte == b','));
+        let seconds = parameters.filter_map(|one| one.trim_ascii().strip_prefix(b"timeout=")).find_map(|digits| {
+            let text = std::str::from_utf8(digits).ok()?;
+            text.parse::<u32>().ok()
+        });
+        let kept = seconds.map(|seconds| Duration::from_secs(seconds.into()).saturating_sub(KEEP_ALIVE_MARGIN));
+        self.kept.set(kept);
     }
 
     /// Read some of the answer.
@@ -187,15 +212,15 @@ async fn open(worker: &Worker, view: &LocalView, index: usize, fresh: bool) -> R
     };
     if !fresh && let Some(Idle { stream, ahead, .. }) = local.take_idle() {
         local.cells.reuses.add(1);
-        let ahead = Cell::new(Some(ahead));
-        return Ok(Lease { stream, ahead, index, reused: true, local, _in_flight: in_flight });
+        let (ahead, kept) = (Cell::new(Some(ahead)), Cell::new(None));
+        return Ok(Lease { stream, ahead, index, reused: true, kept, local, _in_flight: in_flight });
     }
     match Box::pin(within(view.view.plan.timeouts.connect, connect(upstream))).await {
         Ok(Ok(stream)) => {
             upstream.words.connected();
             local.cells.connects.add(1);
-            let (stream, ahead) = (Rc::new(stream), Cell::new(None));
-            Ok(Lease { stream, ahead, index, reused: false, local, _in_flight: in_flight })
+            let (stream, ahead, kept) = (Rc::new(stream), Cell::new(None), Cell::new(None));
+            Ok(Lease { stream, ahead, index, reused: false, kept, local, _in_flight: in_flight })
         }
         Ok(Err(error)) if is_ours(&error) => {
             tracing::error!(upstream = %upstream.key, %error, "cannot make a connection");

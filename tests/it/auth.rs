@@ -23,6 +23,7 @@ on_both_drivers!(
     an_issuer_without_keys_is_503_and_not_401,
     nothing_to_verify_with_fails_closed,
     opaque_tokens_are_introspected,
+    an_answer_about_a_token_is_believed_as_long_as_configured,
     api_keys_are_taken_by_their_hash,
     providers_are_asked_in_order,
     scopes_are_asked_for,
@@ -86,6 +87,12 @@ fn without_a_credential_a_client_is_told_where_to_get_one(driver: Driver) {
     let challenge = format!(r#"Bearer scope="read write", resource_metadata="{metadata}""#);
     assert_eq!(refused.one("www-authenticate"), Some(challenge.as_str()));
     assert_eq!(refused.json()["id"], 7);
+    // A client asks its token for the resource that the metadata names.
+    for resource in ["https://mcp.example.com", "https://mcp.example.com/", "https://mcp.example.com/mcp"] {
+        let mut claims = idp.claims("alice");
+        claims["aud"] = resource.into();
+        assert_eq!(client.ask(&get("/mcp", &bearer(&idp.sign(&claims)))).status, 200, "{resource}");
+    }
     for (path, resource) in [("", ""), ("/mcp", "/mcp")] {
         let found = client.ask(&get(&format!("/.well-known/oauth-protected-resource{path}"), ""));
         assert_eq!((found.status, found.one("content-type")), (200, Some("application/json")));
@@ -97,10 +104,21 @@ fn without_a_credential_a_client_is_told_where_to_get_one(driver: Driver) {
         });
         assert_eq!(found.json(), expected);
     }
+    // Neither a path nor a host can end the text that it would stand in.
+    let by_host = format!("[auth]\nissuer = \"{}\"\naudience = [\"urn:mcp\"]\n", idp.issuer());
+    let nameless = Proxy::before(driver, &[&upstream]).config(&by_host).start();
+    assert_eq!(nameless.ask(&get("/a\",scope=\"admin", "")).status, 400);
+    for host in ["127.0.0.1:80\",scope=\"admin", "127.0.0.1\\", "127.0.0.1:80,x"] {
+        let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert_eq!(nameless.ask(head.as_bytes()).status, 400, "{host}");
+    }
+    let told = nameless.ask(b"GET /mcp HTTP/1.1\r\nHost: localhost:80\r\n\r\n");
+    let expected = r#"Bearer resource_metadata="http://localhost:80/.well-known/oauth-protected-resource/mcp""#;
+    assert_eq!(told.one("www-authenticate"), Some(expected));
     let wrong = client.ask(&get("/mcp", &bearer("nonsense")));
     assert_eq!(wrong.status, 401);
     assert!(wrong.one("www-authenticate").unwrap().starts_with(r#"Bearer error="invalid_token", "#));
-    assert_eq!(upstream.requests().len(), 1);
+    assert_eq!(upstream.requests().len(), 4);
 }
 
 fn forged_tokens_are_refused(driver: Driver) {
@@ -129,7 +147,7 @@ fn forged_tokens_are_refused(driver: Driver) {
     let confused = {
         let text = unsigned(r#"{"alg":"HS256","kid":"one"}"#);
         let signed = text.trim_end_matches('.');
-        let published = idp_keys(&proxy, &idp);
+        let published = published_keys(&idp);
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, published.as_bytes()), signed.as_bytes());
         format!("{signed}.{}", encode_base64url(tag.as_ref()))
     };
@@ -137,6 +155,11 @@ fn forged_tokens_are_refused(driver: Driver) {
     let (rest, signature) = good.rsplit_once('.').unwrap();
     let mut other_claims = idp.claims("root");
     other_claims["iss"] = idp.issuer().into();
+    // The key that it was signed with, and where to find it.
+    let place = format!("{}/jwks", stranger.issuer());
+    let brought_along = json!({
+        "alg": "ES256", "kid": "one", "jku": place, "x5u": place, "x5c": ["AAAA"], "jwk": published_key(&stranger),
+    });
     for (token, reason) in [
         (unsigned(r#"{"alg":"none"}"#), "algorithm"),
         (unsigned(r#"{"alg":"ES256","kid":"one"}"#), "signature"),
@@ -146,10 +169,17 @@ fn forged_tokens_are_refused(driver: Driver) {
         (with("aud", "https://other.example".into()), "audience"),
         (with("aud", json!(["a", "b"])), "audience"),
         (without("aud"), "audience"),
+        (with("aud", "https://mcp.example.com.evil.example/mcp".into()), "audience"),
+        (with("aud", "https://mcp.example.com@evil.example/".into()), "audience"),
+        (with("aud", "http://mcp.example.com/mcp".into()), "audience"),
+        (with("aud", json!({"0": "https://mcp.example.com"})), "audience"),
         (with("exp", (now() - 120).into()), "expired"),
         (without("exp"), "no_expiry"),
         (with("nbf", (now() + 3600).into()), "not_yet_valid"),
         (without("sub"), "subject"),
+        (with("scope", "read\r\nX-Forwarded-User:root".into()), "malformed"),
+        (with("scope", json!(["read write"])), "malformed"),
+        (with("scope", json!({"read": true})), "malformed"),
         (with("nonce", "n".into()), "id_token"),
         (with("at_hash", "h".into()), "id_token"),
         (header(json!({"alg": "ES256", "kid": "unknown"})), "unknown_kid"),
@@ -157,7 +187,12 @@ fn forged_tokens_are_refused(driver: Driver) {
         (header(json!({"alg": "RS256", "kid": "one"})), "algorithm"),
         (header(json!({"alg": "ES256", "kid": "one", "typ": "JOSE"})), "type"),
         (header(json!({"alg": "ES256", "kid": "one", "crit": ["exp"]})), "critical"),
+        (header(json!({"alg": "ES256", "kid": "one", "crit": ["b64"], "b64": false})), "critical"),
+        (header(json!({"alg": "ES256", "kid": "one\u{0}"})), "unknown_kid"),
+        (header(json!({"alg": "ES256", "kid": "one\r\nforged log line"})), "unknown_kid"),
+        (header(json!({"alg": "ES256", "kid": ["one"]})), "malformed"),
         (stranger.sign(&other_claims), "signature"),
+        (stranger.sign_with(&brought_along, &other_claims), "signature"),
         (format!("{rest}.{}{}", if signature.starts_with('A') { 'B' } else { 'A' }, &signature[1..]), "signature"),
         ("x".repeat(9000), "too_long"),
         ("opaque".into(), "opaque"),
@@ -172,14 +207,19 @@ fn forged_tokens_are_refused(driver: Driver) {
     let elsewhere =
         json!({"alg": "ES256", "kid": "one", "jku": format!("{}/jwks", stranger.issuer()), "x5u": stranger.issuer()});
     assert_eq!(proxy.ask(&get("/", &bearer(&idp.sign_with(&elsewhere, &idp.claims("alice"))))).status, 200);
-    assert_eq!(stranger.server.connections(), 0);
+    assert_eq!(stranger.server.connections(), 1, "ours, above");
+    assert!(!proxy.log().contains("forged log line"));
     assert_eq!(upstream.requests().len(), 2);
 }
 
 /// The key set as everybody may fetch it.
-fn idp_keys(_: &Proxy, idp: &Idp) -> String {
+fn published_keys(idp: &Idp) -> String {
     let address = idp.issuer().trim_start_matches("http://").parse().unwrap();
     RawClient::connect(address).ask(&get("/jwks", "")).text()
+}
+
+fn published_key(idp: &Idp) -> Value {
+    serde_json::from_str::<Value>(&published_keys(idp)).unwrap()["keys"][0].take()
 }
 
 fn ambiguous_credentials_are_refused(driver: Driver) {
@@ -189,6 +229,11 @@ fn ambiguous_credentials_are_refused(driver: Driver) {
     ready(&proxy, &token);
     for second in [bearer(&token), bearer("other"), "X-API-Key: k\r\n".to_owned()] {
         assert_eq!(proxy.ask(&get("/", &(bearer(&token) + &second))).status, 400);
+    }
+    for odd in
+        [format!("Bearer\t{token}"), format!("Bearer {token} {token}"), "Bearer".into(), format!("Bearer,{token}")]
+    {
+        assert_eq!(proxy.ask(&get("/", &format!("Authorization: {odd}\r\n"))).status, 401, "{odd}");
     }
     for scheme in ["Basic", "bearer", "DPoP"] {
         let status = proxy.ask(&get("/", &format!("Authorization: {scheme} {token}\r\n"))).status;
@@ -201,7 +246,9 @@ fn a_token_in_the_query_is_refused(driver: Driver) {
     let proxy = guarded(driver, &idp, &upstream, "").start();
     let token = idp.token("alice");
     ready(&proxy, &token);
-    assert_eq!(proxy.ask(&get(&format!("/?access_token={token}"), "")).status, 400);
+    for query in [format!("access_token={token}"), format!("a=b&access%5Ftoken={token}"), "access_token=".into()] {
+        assert_eq!(proxy.ask(&get(&format!("/?{query}"), &bearer(&token))).status, 400, "{query}");
+    }
     assert_eq!(upstream.requests().len(), 1);
     assert!(!proxy.log().contains(&token));
 }
@@ -286,6 +333,20 @@ fn opaque_tokens_are_introspected(driver: Driver) {
     assert!(question.head.one("authorization").unwrap().starts_with("Basic "));
 }
 
+fn an_answer_about_a_token_is_believed_as_long_as_configured(driver: Driver) {
+    let (idp, upstream) = (Idp::start(), FakeUpstream::answering("ok"));
+    let introspection = format!("introspection_url = \"{}/introspect\"\nintrospection_cache = 0\n", idp.issuer());
+    let proxy = guarded(driver, &idp, &upstream, &introspection).start();
+    idp.introspects(json!({"active": true, "sub": "alice", "aud": "https://mcp.example.com"}));
+    let mut client = proxy.connect();
+    for _ in 0..3 {
+        assert_eq!(client.ask(&get("/", &bearer("opaque"))).status, 200);
+    }
+    assert_eq!(idp.asked("/introspect"), 3);
+    idp.introspects(json!({"active": false}));
+    assert_eq!(client.ask(&get("/", &bearer("opaque"))).status, 401, "revoked");
+}
+
 const KEY: &str = "correct-horse-battery-staple";
 const KEY_HASH: &str = "sha256:87cbebfeebc05f7c54ac9336c4b4bbec831227a641951a4bde7edd56020f8590";
 
@@ -353,6 +414,9 @@ fn rules_look_into_the_body(driver: Driver) {
     assert_eq!(ask("/mcp", &call(1, "echo")), 200);
     assert_eq!(ask("/mcp", &call(1, "deploy")), 403);
     assert_eq!(ask("/mcp", &call(1, "dep\\u006coy")), 403);
+    let challenge =
+        proxy.ask(&post_json("/mcp", &token, &call(1, "deploy"))).one("www-authenticate").unwrap().to_owned();
+    assert!(challenge.contains(r#"error="insufficient_scope", scope="write deploy", "#), "{challenge}");
     assert_eq!(ask("/mcp", &request(1, "tools/list")), 200);
     assert_eq!(ask("/mcp", &format!("[{}]", call(1, "deploy"))), 400);
     let long = format!(r#"{{"pad":"{}",{}"#, "x".repeat(40_000), &call(1, "deploy")[1..]);

@@ -10,6 +10,7 @@ use crate::support::*;
 on_both_drivers!(
     the_newest_idle_connection_is_taken_first,
     an_idle_connection_is_closed_after_its_time,
+    an_announced_end_of_an_idle_connection_is_not_waited_for,
     the_pool_keeps_no_more_than_its_size,
     min_idle_connections_are_left_alone,
     an_upstream_that_closes_is_not_kept,
@@ -76,6 +77,23 @@ fn an_idle_connection_is_closed_after_its_time(driver: Driver) {
     let begun = Instant::now();
     upstream.expect_event("closed 1");
     assert!(begun.elapsed() >= Duration::from_millis(250), "{:?}", begun.elapsed());
+    assert_eq!(proxy.ask(&get("/", "")).text(), "2");
+}
+
+/// As Node announces it: a request that crossed with the end would be lost, and may not be sent twice.
+fn an_announced_end_of_an_idle_connection_is_not_waited_for(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        let number = conversation.number;
+        while conversation.request().is_some() {
+            conversation.respond(200, "Keep-Alive: max=9, timeout=2\r\n", &number.to_string());
+        }
+        conversation.tell(format!("closed {number}"));
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).workers(1).set("pool.min_idle", "1").start();
+    let begun = Instant::now();
+    assert_eq!((proxy.ask(&get("/", "")).text(), proxy.ask(&get("/", "")).text()), ("1".into(), "1".into()));
+    upstream.expect_event("closed 1");
+    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
     assert_eq!(proxy.ask(&get("/", "")).text(), "2");
 }
 

@@ -10,6 +10,7 @@
 //
 // For tests alone: POST /rotate {"keep": bool, "alg"}: new signing key, the old one published on or gone;
 // POST /mint {"claims", "header", "old"}: a token with these, signed with the current or the former key;
+// POST /refresh-token {"client"}: a refresh token of that client, as it would have been given;
 // POST /fail {"path", "status"}: answers to paths that end so are this status, until told otherwise (status 0);
 // GET /asked: how often each path was asked for.
 import { createServer } from 'node:http';
@@ -49,6 +50,12 @@ server.on('request', async (request, response) => {
       answer(response, failure[1], {});
     } else if (url.pathname.startsWith(`${path}/login/`)) {
       await logIn(request, response);
+    } else if (request.method === 'POST' && url.pathname === `${path}/reg`) {
+      // What a client may ask for is for the user to say, each time, and not for its first request: clients register
+      // with the scopes that they were asked for at that moment.
+      const { scope: _, ...metadata } = JSON.parse(await body(request));
+      Object.assign(request, { body: metadata, originalUrl: request.url, url: '/reg' });
+      provider.callback()(request, response);
     } else if (url.pathname.startsWith('/.well-known/') && path && url.pathname.endsWith(path)) {
       // Metadata with the issuer's path at its end (RFC 8414 section 3.1).
       request.url = url.pathname.slice(0, -path.length) + url.search;
@@ -75,6 +82,13 @@ const hooks = {
     return { kid: current.kid };
   },
   'POST /mint': ({ claims = {}, header = {}, old = false }) => ({ token: mint(old ? former : current, header, claims) }),
+  'POST /refresh-token': async ({ client }) => {
+    const grant = new provider.Grant({ accountId: 'alice', clientId: client });
+    grant.addResourceScope(resource, 'read');
+    const more = { grantId: await grant.save(), scope: 'read', resource, gty: 'authorization_code' };
+    const token = new provider.RefreshToken({ accountId: 'alice', client: await provider.Client.find(client), ...more });
+    return { token: await token.save() };
+  },
   'POST /fail': ({ path: ending, status }) => {
     failing.delete(ending);
     if (status) failing.set(ending, status);
