@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{keys, resolve};
+use super::{keys, login, resolve};
 use crate::config::plan::{AuthPlan, Plan};
 use crate::identity::{ApiKeys, Keys};
 use crate::net::tls::Connector;
@@ -42,14 +42,16 @@ pub fn first_view(plan: Arc<Plan>) -> Result<View, String> {
     let rules = Rules::new(&plan);
     let asks = plan.auth.is_some() || plan.upstreams.iter().any(|upstream| upstream.credential.is_some());
     let keys = if asks { Some(keys::start(&plan)?) } else { None };
-    let gate = plan.auth.as_ref().map(|auth| Arc::new(gate(auth, keys.clone())));
+    let gate = plan.auth.as_ref().map(|auth| gate(auth, keys.clone())).transpose()?.map(Arc::new);
     Ok(View { plan, upstreams, schedule: Arc::new(Schedule::new(&weights)), rules, limits: Arc::default(), gate, keys })
 }
 
-fn gate(plan: &AuthPlan, keys: Option<Arc<Keys>>) -> Gate {
+fn gate(plan: &AuthPlan, keys: Option<Arc<Keys>>) -> Result<Gate, String> {
     let boxed = |scopes: &[String]| scopes.iter().map(|scope| scope.as_str().into()).collect();
     let api_keys = plan.api_keys.iter().map(|key| (key.name.clone(), key.hash, boxed(&key.scopes)));
-    Gate { keys, api_keys: ApiKeys::new(api_keys) }
+    let api_keys = ApiKeys::new(api_keys);
+    let logins = login::start(plan)?;
+    Ok(Gate { keys, api_keys, logins })
 }
 
 fn again(view: &View) -> View {

@@ -52,6 +52,12 @@ pub enum AuthError {
     Inactive,
     #[error("no such API key")]
     UnknownKey,
+    #[error("the cookie of the login is not ours, or was changed")]
+    Cookie,
+    #[error("the user logged out")]
+    LoggedOut,
+    #[error("the ID token belongs to another login")]
+    Nonce,
     #[error("there are no keys to verify tokens with: the issuer could not be asked")]
     KeysUnavailable,
     #[error("too many tokens wait for introspection")]
@@ -88,6 +94,9 @@ impl AuthError {
             AuthError::Opaque => "opaque",
             AuthError::Inactive => "inactive",
             AuthError::UnknownKey => "unknown_key",
+            AuthError::Cookie => "cookie",
+            AuthError::LoggedOut => "logged_out",
+            AuthError::Nonce => "nonce",
             AuthError::KeysUnavailable => "keys_unavailable",
             AuthError::Busy => "busy",
             AuthError::IntrospectionUnavailable => "introspection_unavailable",
@@ -96,7 +105,7 @@ impl AuthError {
     }
 
     /// All labels, for cells that are counted by index.
-    pub const REASONS: [&'static str; 26] = [
+    pub const REASONS: [&'static str; 29] = [
         "missing",
         "too_long",
         "malformed",
@@ -119,6 +128,9 @@ impl AuthError {
         "opaque",
         "inactive",
         "unknown_key",
+        "cookie",
+        "logged_out",
+        "nonce",
         "keys_unavailable",
         "busy",
         "introspection_unavailable",
@@ -178,6 +190,9 @@ mod tests {
             AuthError::Opaque,
             AuthError::Inactive,
             AuthError::UnknownKey,
+            AuthError::Cookie,
+            AuthError::LoggedOut,
+            AuthError::Nonce,
             AuthError::KeysUnavailable,
             AuthError::Busy,
             AuthError::IntrospectionUnavailable,
