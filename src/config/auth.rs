@@ -170,8 +170,7 @@ fn login(planner: &mut Planner<'_>) -> Option<LoginPlan> {
     if let Err(why) = check_redirection(&url) {
         planner.blame("auth.redirect_uri", format!("auth.redirect_uri: {why}"));
     } else if url.scheme() == "http" {
-        let message =
-            "redirect_uri is plain http: not every browser keeps the cookies of a login there (Safari does not)";
+        let message = "redirect_uri is plain http: not every browser keeps the cookies of a login there";
         planner.warnings.push(format!("[auth] {message}"));
     }
     Some(LoginPlan {

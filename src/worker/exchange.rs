@@ -139,6 +139,9 @@ async fn story(
         return Ok(if keep { After::KeepAlive } else { After::Linger });
     }
     if let Some(page) = login::find(&view.view, &request) {
+        // Each of them may make us ask the authorization server.
+        let subject = Subject { client, request: &request, session: None, peek, user: None, at: begun };
+        limit::admit(worker, &view.view, &subject)?;
         return Ok(show(worker, view, client, &request, page, input, following).await);
     }
     let identified = auth::identify(worker, &view.view, client, &request).await;

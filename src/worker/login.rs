@@ -89,11 +89,13 @@ struct Answer {
     cookies: Vec<String>,
     page: String,
     retry_after: bool,
+    referrer_policy: &'static [u8],
 }
 
 impl Answer {
     fn page(status: u16, page: String) -> Answer {
-        Answer { status, location: None, cookies: Vec::new(), page, retry_after: status == 503 }
+        let (retry_after, referrer_policy) = (status == 503, b"no-referrer");
+        Answer { status, location: None, cookies: Vec::new(), page, retry_after, referrer_policy }
     }
 
     /// `location` is a URL that was parsed, or a local path.
@@ -122,7 +124,7 @@ pub async fn answer(worker: &Worker, view: &View, client: &Client, request: &Req
     let mut out = Buffer::from_vec(Vec::with_capacity(8192));
     outbound::own_head(out.vec(), answer.status, page::CONTENT_TYPE, answer.page.len(), keep, |out| {
         encode::field(out, b"Cache-Control", b"no-store");
-        encode::field(out, b"Referrer-Policy", b"no-referrer");
+        encode::field(out, b"Referrer-Policy", answer.referrer_policy);
         encode::field(out, b"Content-Security-Policy", page::POLICY);
         encode::field(out, b"X-Content-Type-Options", b"nosniff");
         if answer.status == 405 {
@@ -381,7 +383,9 @@ fn log_out(desk: &Desk<'_>, client: &Client, request: &Request<'_>) -> Answer {
     };
     if !asked {
         let paragraph = format!("You are logged in as {}.", login.principal.name);
-        return Answer::page(200, page::render("Log out", &[&paragraph], &page::button(LOGOUT, "Log out")));
+        let question = Answer::page(200, page::render("Log out", &[&paragraph], &page::button(LOGOUT, "Log out")));
+        // A form of a page without referrers is posted with `Origin: null` (Fetch standard, "append a request Origin").
+        return Answer { referrer_policy: b"same-origin", ..question };
     }
     desk.logins.end(&login, now);
     tracing::info!(peer = %client.peer, user = %login.principal.name, "logged out");

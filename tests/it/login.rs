@@ -30,6 +30,7 @@ on_both_drivers!(
     an_image_elsewhere_logs_nobody_out,
     an_issuer_that_is_down_is_told_clearly,
     a_server_without_s256_is_refused,
+    a_flood_of_logins_is_limited_by_address,
     many_logins_that_were_only_begun_cost_no_memory,
     nothing_of_a_login_is_in_the_log,
 );
@@ -428,7 +429,7 @@ fn upstream_sees_no_cookie_of_ours(driver: Driver) {
 
 fn pages_of_others_cannot_use_the_cookie(driver: Driver) {
     let (idp, upstream) = (Idp::start(), FakeUpstream::answering("ok"));
-    let allowed = "[proxy]\nallowed_hosts = [\"mcp.example.com\"]\nallowed_origins = [\"https://app.example.com\", \"https://mcp.example.com\"]";
+    let allowed = "[proxy]\nallowed_hosts = [\"mcp.example.com\"]\nallowed_origins = [\"https://app.example.com\"]";
     let config = before(driver, &idp, &upstream, "").config(&format!(
         "{allowed}\n[auth]\nissuer = \"{}\"\naudience = [\"https://mcp.example.com\"]\nclient_id = \"{CLIENT}\"\n\
          client_secret = \"{SECRET}\"\nredirect_uri = \"{REDIRECT}\"\n",
@@ -513,6 +514,8 @@ fn an_image_elsewhere_logs_nobody_out(driver: Driver) {
         let page = proxy.ask(&get("/logout", &(jar.field() + fields)));
         assert_eq!((page.status, page.head.has("set-cookie")), (200, false), "{fields}");
         assert!(page.text().contains("<form method=\"post\" action=\"/logout\">"), "{}", page.text());
+        // Without referrers a browser would post the form as `Origin: null`.
+        assert_eq!(page.one("referrer-policy"), Some("same-origin"));
         let forged = proxy.ask(&post("/logout", &(jar.field() + fields), b""));
         assert_eq!((forged.status, forged.head.has("set-cookie")), (200, false), "{fields}");
     }
@@ -556,6 +559,15 @@ fn a_server_without_s256_is_refused(driver: Driver) {
     // It may be taken all the same, and is sent the proof key in any case: the server here insists on it.
     let lenient = started(before(driver, &idp, &upstream, "pkce_required = false\n"));
     log_in(&lenient, &idp);
+}
+
+fn a_flood_of_logins_is_limited_by_address(driver: Driver) {
+    let (idp, upstream) = (Idp::start(), FakeUpstream::answering("ok"));
+    let limits = "[rate_limit]\nper_address_limit = 6\nper_address_window = 100000\n";
+    let proxy = before(driver, &idp, &upstream, limits).start();
+    let answers: Vec<u16> = (0..8).map(|_| proxy.ask(&get("/callback?code=x&state=y", NAVIGATION)).status).collect();
+    assert_eq!(answers, [400, 400, 400, 400, 400, 400, 429, 429]);
+    assert_eq!(idp.asked("/token"), 0);
 }
 
 fn many_logins_that_were_only_begun_cost_no_memory(driver: Driver) {
