@@ -15,8 +15,11 @@ use super::guard::Request;
 use super::refusal::Refusal;
 use super::shared::View;
 use super::{Worker, auth, cookies, outbound, page};
-use crate::config::plan::{AuthPlan, LoginPlan};
-use crate::identity::{Attempt, AuthorizationServer, Keys, Login, LoginError, Logins, Principal, Standing, Tokens};
+use crate::config::plan::{AuthPlan, IssuerPlan, LoginPlan};
+use crate::identity::id_token::Expected;
+use crate::identity::{
+    ATTEMPT_LIFE, Attempt, AuthError, AuthorizationServer, Keys, Login, LoginError, Logins, Principal, Standing, Tokens,
+};
 use crate::net::{Buffer, within};
 use crate::wire::http1::encode;
 use crate::wire::http1::framing::BodyLength;
@@ -176,7 +179,7 @@ fn start(desk: &Desk<'_>, request: &Request<'_>) -> Result<Answer, LoginError> {
     let attempt = Attempt::begin(return_to, auth::unix_seconds()).ok_or(LoginError::NoRandom)?;
     let sealed = attempt.seal(&desk.logins.attempts).ok_or(LoginError::NoRandom)?;
     let url = authorization_url(desk, server, &attempt).ok_or(LoginError::Unknown)?;
-    let cookie = cookies::set(cookies::LOGIN, Some(&sealed), crate::identity::ATTEMPT_LIFE);
+    let cookie = cookies::set(cookies::LOGIN, Some(&sealed), ATTEMPT_LIFE);
     Ok(Answer::redirect(302, url).with_cookie(cookie))
 }
 
@@ -205,11 +208,16 @@ fn authorization_url(desk: &Desk<'_>, server: &AuthorizationServer, attempt: &At
     Some(url.into())
 }
 
+/// Whether we can read ID tokens: not of an issuer that is only asked about tokens.
+fn reads_id_tokens(plan: &AuthPlan) -> bool {
+    plan.issuers.first().is_some_and(IssuerPlan::has_keys)
+}
+
 /// What is asked for: what is configured, and `openid` where that is known, so that somebody is named even by servers
 /// whose access tokens are not for us to read.
 fn scopes<'a>(plan: &'a AuthPlan, server: &AuthorizationServer) -> Vec<&'a str> {
     let mut scopes: Vec<&str> = plan.scopes.iter().map(String::as_str).collect();
-    if server.is_openid && !scopes.contains(&"openid") {
+    if server.is_openid && reads_id_tokens(plan) && !scopes.contains(&"openid") {
         scopes.insert(0, "openid");
     }
     scopes
@@ -317,6 +325,10 @@ async fn complete(
     let now = auth::unix_seconds();
     let principal = principal(desk, attempt, server, &tokens, now).await?;
     let login = Login::begin(principal, now).ok_or(LoginError::NoRandom)?;
+    // Else the browser would be sent back and forth without end.
+    if login.expires() <= now {
+        return Err(LoginError::Token(AuthError::Expired));
+    }
     let sealed = login.seal(&desk.logins.sessions).ok_or(LoginError::NoRandom)?;
     if cookies::SESSION.len() + 1 + sealed.len() > cookies::BYTES_MAX {
         return Err(LoginError::TooLarge);
@@ -334,12 +346,9 @@ async fn principal(
     tokens: &Tokens,
     now: u64,
 ) -> Result<Principal, LoginError> {
-    let expected = crate::identity::id_token::Expected {
-        issuer: server.issuer.as_deref(),
-        client_id: &desk.login.client_id,
-        nonce: &attempt.nonce,
-    };
-    let id = match &tokens.id_token {
+    let expected =
+        Expected { issuer: server.issuer.as_deref(), client_id: &desk.login.client_id, nonce: &attempt.nonce };
+    let id = match tokens.id_token.as_ref().filter(|_| reads_id_tokens(desk.plan)) {
         Some(token) => {
             let verified = auth::verified_id_token(desk.keys, token.expose(), &expected, now).await;
             Some(verified.map_err(LoginError::Token)?)
@@ -355,7 +364,7 @@ async fn principal(
             let scopes = tokens.scopes.clone().unwrap_or_else(asked);
             Ok(Principal { scopes, expires: tokens.expires_in.map(|life| now.saturating_add(life)), ..id })
         }
-        (Ok(Some(_)), None) => Err(LoginError::Token(crate::identity::AuthError::Issuer)),
+        (Ok(Some(_)), None) => Err(LoginError::Token(AuthError::Issuer)),
         (Ok(None), None) => auth::introspected(desk.keys, access_token).await.map_err(LoginError::Token),
         (Err(error), None) => Err(LoginError::Token(error)),
     }

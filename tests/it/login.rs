@@ -20,6 +20,7 @@ on_both_drivers!(
     an_answer_of_another_issuer_is_refused,
     an_id_token_must_be_of_this_login,
     an_id_token_names_the_user_where_the_access_token_is_opaque,
+    introspection_names_the_user_where_that_is_all_there_is,
     an_id_token_is_no_credential,
     what_a_server_says_is_shown_as_text,
     nobody_is_sent_elsewhere,
@@ -304,8 +305,30 @@ fn an_id_token_names_the_user_where_the_access_token_is_opaque(driver: Driver) {
     idp.says(Says { tokens: json!({"access_token": "opaque", "scope": "openid"}), ..Says::default() });
     let mut jar = log_in(&proxy, &idp);
     assert_eq!(jar.ask(&proxy, "/mcp", NAVIGATION).status, 403);
+    // A login that is over at once would be begun again without end.
+    idp.says(Says { tokens: json!({"access_token": "opaque", "expires_in": 0}), ..Says::default() });
+    let mut jar = Jar::default();
+    let back = consent(&idp, &location(&jar.ask(&proxy, "/login", NAVIGATION)));
+    fails(&proxy, &mut jar, &back, 502, "token");
     // With neither there is nobody.
     idp.says(Says { tokens: json!({"access_token": "opaque", "id_token": null}), ..Says::default() });
+    let mut jar = Jar::default();
+    let back = consent(&idp, &location(&jar.ask(&proxy, "/login", NAVIGATION)));
+    fails(&proxy, &mut jar, &back, 502, "token");
+}
+
+fn introspection_names_the_user_where_that_is_all_there_is(driver: Driver) {
+    let (idp, upstream) = (Idp::start(), FakeUpstream::answering("ok"));
+    let introspection = format!("introspection_url = \"{}/introspect\"\nscopes = [\"read\"]\n", idp.issuer());
+    let proxy = started(before(driver, &idp, &upstream, &introspection));
+    idp.says(Says { tokens: json!({"access_token": "opaque"}), ..Says::default() });
+    idp.introspects(json!({
+        "active": true, "sub": "bob", "aud": "https://mcp.example.com", "iss": idp.issuer(), "scope": "read",
+    }));
+    let mut jar = log_in(&proxy, &idp);
+    assert_eq!(jar.ask(&proxy, "/mcp", NAVIGATION).status, 200);
+    assert_eq!(upstream.last_request().head.one("x-forwarded-user"), Some("bob"));
+    idp.introspects(json!({"active": false}));
     let mut jar = Jar::default();
     let back = consent(&idp, &location(&jar.ask(&proxy, "/login", NAVIGATION)));
     fails(&proxy, &mut jar, &back, 502, "token");
