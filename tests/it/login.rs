@@ -5,6 +5,7 @@ use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use crate::on_both_drivers;
+use crate::support::browser::{Jar, LOGIN, NAVIGATION, SESSION};
 use crate::support::client::Response;
 use crate::support::idp::{CLIENT, Idp, SECRET, Says, now};
 use crate::support::mcp::request;
@@ -37,9 +38,6 @@ on_both_drivers!(
 );
 
 const REDIRECT: &str = "https://mcp.example.com/callback";
-/// What a browser says of a navigation that its user began.
-const NAVIGATION: &str = "Accept: text/html,application/xhtml+xml,*/*;q=0.8\r\nSec-Fetch-Site: none\r\n\
-                          Sec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
 
 fn before(driver: Driver, idp: &Idp, upstream: &FakeUpstream, more: &str) -> Builder {
     let config = format!(
@@ -56,44 +54,6 @@ fn started(builder: Builder) -> Proxy {
     wait_until("the authorization server to be known", || proxy.ask(&get("/login", "")).status == 302);
     proxy
 }
-
-/// A browser: keeps cookies, follows nothing by itself.
-#[derive(Clone, Default)]
-struct Jar(Vec<(String, String)>);
-
-impl Jar {
-    fn field(&self) -> String {
-        let pairs: Vec<String> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        if pairs.is_empty() { String::new() } else { format!("Cookie: {}\r\n", pairs.join("; ")) }
-    }
-
-    fn keep(&mut self, answer: &Response) {
-        for cookie in answer.head.all("set-cookie") {
-            let (pair, attributes) = cookie.split_once("; ").expect("attributes");
-            let (name, value) = pair.split_once('=').expect("a pair");
-            let (fixed, age) = attributes.rsplit_once("; Max-Age=").expect("a life");
-            assert_eq!(fixed, "Path=/; Secure; HttpOnly; SameSite=Lax");
-            assert!(name.starts_with("__Host-shadowcat-"));
-            self.0.retain(|(own, _)| own != name);
-            if age != "0" {
-                self.0.push((name.to_owned(), value.to_owned()));
-            }
-        }
-    }
-
-    fn value(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
-    }
-
-    fn ask(&mut self, proxy: &Proxy, target: &str, fields: &str) -> Response {
-        let answer = proxy.ask(&get(target, &(self.field() + fields)));
-        self.keep(&answer);
-        answer
-    }
-}
-
-const LOGIN: &str = "__Host-shadowcat-login";
-const SESSION: &str = "__Host-shadowcat-session";
 
 fn location(answer: &Response) -> String {
     answer.one("location").unwrap_or_else(|| panic!("no location: {answer:?}")).to_owned()
