@@ -1,4 +1,4 @@
-//! Keys, introspection and grants against a real authorization server: npm oidc-provider. `binary` looks at the proxy
+//! Keys, introspection, grants and logins against a real authorization server: npm oidc-provider. `binary` looks at the proxy
 //! from outside, the tests here at what fetches.
 
 #[path = "idp/binary.rs"]
@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 use shadowcat::config::{self, Sources};
 use shadowcat::control::keys;
 use shadowcat::identity::{AuthError, Checked, Keys, Principal, verify};
+use support::client::Response;
+use support::{Driver, FakeUpstream, Proxy, RawClient, get, post, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const RESOURCE: &str = "https://proxy.example.com";
@@ -215,4 +217,87 @@ fn upstreams_get_tokens_of_their_own() {
     let token = credential.value.expose().strip_prefix("Bearer ").unwrap().to_owned();
     let principal = admit(&keys, &token).unwrap();
     assert!(&*principal.subject == "upstream" && principal.has_scope("mcp"));
+}
+
+/// Cookies by name, of one origin.
+#[derive(Default)]
+struct Jar(Vec<(String, String)>);
+
+impl Jar {
+    fn ask(&mut self, client: &mut RawClient, request: impl FnOnce(&str) -> Vec<u8>) -> Response {
+        let pairs: Vec<String> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let field = if pairs.is_empty() { String::new() } else { format!("Cookie: {}\r\n", pairs.join("; ")) };
+        let answer = client.ask(&request(&field));
+        for cookie in answer.head.all("set-cookie") {
+            let (pair, attributes) = cookie.split_once(';').unwrap_or((cookie, ""));
+            let (name, value) = pair.split_once('=').expect("a pair");
+            self.0.retain(|(own, _)| own != name);
+            if !value.is_empty() && !attributes.contains("Max-Age=0") {
+                self.0.push((name.to_owned(), value.to_owned()));
+            }
+        }
+        answer
+    }
+}
+
+/// Follow the server's own redirections until one leads away from it.
+fn consent(idp: &Idp, start: &str) -> String {
+    let (mut jar, mut to) = (Jar::default(), start.to_owned());
+    let host = idp.origin.trim_start_matches("http://");
+    for _ in 0..10 {
+        let Some(path) = to.strip_prefix(&idp.origin).or(to.starts_with('/').then_some(&to)) else { return to };
+        let mut client = RawClient::connect(host.parse().unwrap());
+        let request = |cookies: &str| format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{cookies}\r\n").into_bytes();
+        let answer = jar.ask(&mut client, request);
+        let next = answer.one("location").unwrap_or_else(|| panic!("{answer:?} {}", answer.text())).to_owned();
+        to = next;
+    }
+    panic!("it does not end: {to}");
+}
+
+/// A browser before the proxy logs in at the server, asks, and logs out.
+fn logs_in_and_out(driver: Driver, issuer_path: &str, client: &str, resource: &str) {
+    let (idp, upstream) = (Idp::start(issuer_path, "ES256"), FakeUpstream::answering("ok"));
+    let secret = if client == "app" { String::new() } else { format!("client_secret = \"{client}-secret\"\n") };
+    let config = format!(
+        "[auth]\nissuer = \"{}\"\naudience = \"{resource}\"\nclient_id = \"{client}\"\n{secret}\
+         redirect_uri = \"https://proxy.example.com/callback\"\nscopes = [\"read\"]\n",
+        idp.issuer
+    );
+    let proxy = Proxy::before(driver, &[&upstream]).config(&config).start();
+    wait_until("the server to be known", || proxy.ask(&get("/login", "")).status == 302);
+    let mut jar = Jar::default();
+    let mut ask =
+        |path: &str| jar.ask(&mut proxy.connect(), |cookies| get(path, &format!("{cookies}Accept: text/html\r\n")));
+    let sent = ask("/mcp?x=1");
+    let to = ask(sent.one("location").expect("to the login"));
+    let back = consent(&idp, to.one("location").expect("to the server"));
+    let back = back.strip_prefix("https://proxy.example.com").unwrap_or_else(|| panic!("{back}"));
+    let done = ask(back);
+    assert_eq!((done.status, done.one("location")), (303, Some("/mcp?x=1")), "{} {}", done.text(), proxy.log());
+    assert_eq!(ask("/mcp?x=1").status, 200);
+    let seen = upstream.last_request().head;
+    assert_eq!(seen.one("x-forwarded-user"), Some("alice"));
+    assert!(seen.one("x-forwarded-scopes").unwrap().split(' ').any(|scope| scope == "read"), "{seen:?}");
+    assert!(!seen.has("cookie"));
+    assert_eq!(ask(back).status, 400, "a second time");
+    let kept = jar.0.clone();
+    let out = |cookies: &str| post("/logout", &format!("{cookies}Sec-Fetch-Site: same-origin\r\n"), b"");
+    let ended = jar.ask(&mut proxy.connect(), out);
+    let end = format!("{}/session/end?client_id={client}", idp.issuer);
+    assert_eq!((ended.status, ended.one("location")), (303, Some(end.as_str())));
+    let old = format!("Cookie: {}={}\r\n", kept[0].0, kept[0].1);
+    assert_eq!(proxy.ask(&get("/mcp", &old)).status, 401);
+}
+
+#[test]
+fn browsers_log_in_as_a_confidential_client() {
+    logs_in_and_out(Driver::IoUring, "", "shadowcat", RESOURCE);
+    logs_in_and_out(Driver::Epoll, "/realm", "shadowcat", RESOURCE);
+}
+
+#[test]
+fn browsers_log_in_as_a_public_client() {
+    logs_in_and_out(Driver::IoUring, "/realm", "app", RESOURCE);
+    logs_in_and_out(Driver::Epoll, "", "app", RESOURCE);
 }

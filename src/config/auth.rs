@@ -13,6 +13,8 @@ use super::unbuilt::is_on;
 use crate::base::{KeyHash, Secret};
 use crate::wire::jose::Algorithm;
 
+/// What makes `[auth]` itself an issuer.
+const OWN_SOURCES: [&str; 3] = ["auth.issuer", "auth.jwks_url", "auth.introspection_url"];
 /// Each has a thread.
 const ISSUERS_MAX: usize = 16;
 
@@ -30,6 +32,7 @@ pub fn plan(planner: &mut Planner<'_>) -> Option<AuthPlan> {
     let resource = list("auth.audience").into_iter().find(|audience| Url::parse(audience).is_ok_and(|u| u.has_host()));
     let header = planner.text("auth.api_key_header");
     check_field_name(planner, "auth.api_key_header", &header);
+    let login = login(planner).filter(|_| providers.contains(&Provider::OAuth2));
     let mut plan = AuthPlan {
         providers,
         closed: false,
@@ -41,7 +44,7 @@ pub fn plan(planner: &mut Planner<'_>) -> Option<AuthPlan> {
         rules: rules(planner),
         public: list("auth.public"),
         resource: resource.or(public_url),
-        login: login(planner),
+        login,
         ca_path: layers.optional("auth.ca_path"),
         keys_refresh: layers.required("auth.keys_refresh"),
         introspection_cache: layers.required("auth.introspection_cache"),
@@ -148,7 +151,7 @@ fn login(planner: &mut Planner<'_>) -> Option<LoginPlan> {
         check_url_of_setting(planner, &path);
     }
     let layers = planner.layers;
-    let (redirect_uri, client_id) = (layers.optional("auth.redirect_uri"), layers.optional("auth.client_id"));
+    let (redirect_uri, client_id) = (layers.optional::<String>("auth.redirect_uri"), layers.optional("auth.client_id"));
     let (Some(redirect_uri), Some(client_id)) = (redirect_uri, client_id) else {
         if layers.get("auth.auth_url").is_some() {
             let message = "browsers cannot log in at auth_url without redirect_uri and client_id";
@@ -156,14 +159,43 @@ fn login(planner: &mut Planner<'_>) -> Option<LoginPlan> {
         }
         return None;
     };
+    // An issuer of `[auth]` itself is the one that browsers log in at: what verifies tokens verifies what they bring.
+    if OWN_SOURCES.iter().all(|path| layers.get(path).is_none()) {
+        if layers.get("auth.auth_url").is_some() {
+            let message = "browsers cannot log in at auth_url without issuer, jwks_url or introspection_url";
+            planner.warnings.push(format!("[auth] {message}"));
+        }
+        return None;
+    }
+    let url = Url::parse(&redirect_uri).ok()?;
+    if let Err(why) = check_redirection(&url) {
+        planner.blame("auth.redirect_uri", format!("auth.redirect_uri: {why}"));
+    } else if url.scheme() == "http" {
+        let message = "redirect_uri is plain http: not every browser keeps the cookies of a login there";
+        planner.warnings.push(format!("[auth] {message}"));
+    }
     Some(LoginPlan {
         auth_url: layers.optional("auth.auth_url"),
         token_url: layers.optional("auth.token_url"),
+        callback_path: url.path().to_owned(),
+        origin: url.origin().ascii_serialization(),
         redirect_uri,
         client_id,
         client_secret: layers.optional::<String>("auth.client_secret").map(Secret::new),
         pkce_required: layers.required("auth.pkce_required"),
     })
+}
+
+/// What a browser is sent back to: a page of its own (RFC 6749 section 3.1.2).
+fn check_redirection(url: &Url) -> Result<(), String> {
+    const TAKEN: [&str; 6] = ["/", "/login", "/logout", "/health", "/ready", "/metrics"];
+    match url.path() {
+        _ if url.fragment().is_some() => Err("a fragment never reaches a server".into()),
+        path if TAKEN.contains(&path) || path.starts_with("/.well-known/oauth-protected-resource") => {
+            Err(format!("the path {path} is taken: the redirection needs one of its own, such as /callback"))
+        }
+        _ => Ok(()),
+    }
 }
 
 // --- issuers ---------------------------------------------------------------------------------------------------------
@@ -199,11 +231,10 @@ fn issuers(planner: &mut Planner<'_>) -> Vec<IssuerPlan> {
 
 /// The issuer that `[auth]` itself describes.
 fn own_issuer(planner: &mut Planner<'_>) -> Option<(IssuerPlan, Option<Origin>)> {
-    let sources = ["auth.issuer", "auth.jwks_url", "auth.introspection_url"];
-    for path in sources {
+    for path in OWN_SOURCES {
         check_url_of_setting(planner, path);
     }
-    let source = sources.into_iter().find(|path| planner.layers.get(path).is_some())?;
+    let source = OWN_SOURCES.into_iter().find(|path| planner.layers.get(path).is_some())?;
     let layers = planner.layers;
     let client_id: Option<String> = layers.optional("auth.client_id");
     let audiences = audiences(planner, None, client_id.as_deref());

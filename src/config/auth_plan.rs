@@ -75,16 +75,22 @@ impl IssuerPlan {
     }
 }
 
-/// The authorization code flow for browsers.
+/// The authorization code flow for browsers, at the first of the issuers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoginPlan {
     /// `None`: what discovery names.
     pub auth_url: Option<String>,
     /// `None`: what discovery names.
     pub token_url: Option<String>,
+    /// Verbatim, as the authorization server knows it.
     pub redirect_uri: String,
+    /// The path of `redirect_uri`.
+    pub callback_path: String,
+    /// Our own origin as browsers have it: that of `redirect_uri`.
+    pub origin: String,
     pub client_id: String,
     pub client_secret: Option<Secret>,
+    /// An authorization server whose metadata does not name S256 is refused. The proof key is sent in any case.
     pub pkce_required: bool,
 }
 

@@ -15,6 +15,10 @@ pub struct Metadata {
     pub end_session_endpoint: Option<String>,
     /// RFC 9207: answers to a login carry `iss`.
     pub sends_iss: bool,
+    /// It knows the scope `openid`.
+    pub is_openid: bool,
+    /// RFC 7636 with S256, as RFC 8414 section 2 says it.
+    pub has_proof_keys: bool,
 }
 
 /// The metadata of `issuer`, which must name that very issuer (RFC 8414 section 3.3).
@@ -73,6 +77,9 @@ fn places(issuer: &str) -> Option<Vec<String>> {
 fn parse(text: &[u8]) -> Result<Metadata, &'static str> {
     let document: Map<String, Value> = serde_json::from_slice(text).map_err(|_| "not a JSON object")?;
     let text = |name: &str| document.get(name).and_then(Value::as_str).map(str::to_owned);
+    let lists = |name: &str, word: &str| {
+        document.get(name).and_then(Value::as_array).is_some_and(|list| list.iter().any(|item| item == word))
+    };
     Ok(Metadata {
         issuer: text("issuer").ok_or("no `issuer` in it")?,
         jwks_uri: text("jwks_uri"),
@@ -80,6 +87,8 @@ fn parse(text: &[u8]) -> Result<Metadata, &'static str> {
         token_endpoint: text("token_endpoint"),
         end_session_endpoint: text("end_session_endpoint"),
         sends_iss: document.get("authorization_response_iss_parameter_supported") == Some(&Value::Bool(true)),
+        is_openid: lists("scopes_supported", "openid"),
+        has_proof_keys: lists("code_challenge_methods_supported", "S256"),
     })
 }
 

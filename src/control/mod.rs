@@ -5,6 +5,7 @@ pub mod fetch;
 mod grant;
 mod introspect;
 pub mod keys;
+pub mod login;
 pub mod publish;
 pub mod publisher;
 pub mod resolve;

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::{keys, resolve};
+use super::{keys, login, resolve};
 use crate::config::plan::{AuthPlan, Plan, UpstreamPlan, UpstreamTls};
-use crate::identity::{ApiKeys, Keys};
+use crate::identity::{ApiKeys, Keys, Logins};
 use crate::net::tls::Connector;
 use crate::table::{Endpoint, Schedule};
 use crate::worker::{Gate, Rules, Upstream, View};
@@ -56,7 +56,9 @@ fn build(plan: Arc<Plan>, before: Option<&View>) -> Result<View, String> {
         None if asks => Some(keys::start(&plan)?),
         None => None,
     };
-    let gate = plan.auth.as_ref().map(|auth| Arc::new(gate(auth, keys.clone())));
+    let same_auth = before.filter(|before| before.plan.auth == plan.auth);
+    let logins = same_auth.and_then(|before| before.gate.as_ref()?.logins.clone());
+    let gate = plan.auth.as_ref().map(|auth| gate(auth, keys.clone(), logins)).transpose()?.map(Arc::new);
     Ok(View {
         places: places(&upstreams),
         schedule: Arc::new(schedule(&upstreams)),
@@ -117,10 +119,16 @@ fn schedule(upstreams: &[Upstream]) -> Schedule {
     Schedule::new(&weights)
 }
 
-fn gate(plan: &AuthPlan, keys: Option<Arc<Keys>>) -> Gate {
+/// `logins`: those under way go on.
+fn gate(plan: &AuthPlan, keys: Option<Arc<Keys>>, logins: Option<Arc<Logins>>) -> Result<Gate, String> {
     let boxed = |scopes: &[String]| scopes.iter().map(|scope| scope.as_str().into()).collect();
     let api_keys = plan.api_keys.iter().map(|key| (key.name.clone(), key.hash, boxed(&key.scopes)));
-    Gate { keys, api_keys: ApiKeys::new(api_keys), certificate_scopes: boxed(&plan.certificate_scopes) }
+    let logins = match logins {
+        Some(known) => Some(known),
+        None => login::start(plan)?.map(Arc::new),
+    };
+    let (api_keys, certificate_scopes) = (ApiKeys::new(api_keys), boxed(&plan.certificate_scopes));
+    Ok(Gate { keys, api_keys, certificate_scopes, logins })
 }
 
 /// The same view with names resolved anew; `None` if nothing changed. A name that does not resolve now keeps the

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::claims;
 use super::error::AuthError;
 use super::json::{self, Refused};
-use super::keyring::Keyring;
+use super::keyring::{Issuer, Keyring};
 use super::keyset::NotFound;
 use super::principal::Principal;
 use crate::wire::jose::{Algorithm, Compact};
@@ -69,28 +69,37 @@ fn verify_jwt(token: &Compact<'_>, keyring: &Keyring, now: u64) -> Result<Checke
         claims::refuse_plain_id_tokens(&claims, &issuer.policy)?;
     }
     let expires = claims::check_times(&claims, now, issuer.policy.leeway)?.ok_or(AuthError::NoExpiry)?;
+    check_signature(token, &header, issuer, at)?;
+    claims::principal(&claims, Arc::from(named), Some(expires)).map(Checked::Verified)
+}
+
+/// Whether a key of this issuer, the one at `at`, signed it.
+pub(super) fn check_signature(
+    token: &Compact<'_>,
+    header: &Header,
+    issuer: &Issuer,
+    at: usize,
+) -> Result<(), AuthError> {
     let keys = issuer.keys.as_deref().ok_or(AuthError::KeysUnavailable)?;
     let candidates = keys.find(header.kid.as_deref(), header.algorithm).map_err(|why| match why {
         NotFound::UnknownKid => AuthError::UnknownKid { issuer: at },
         NotFound::Ambiguous => AuthError::NoKid,
         NotFound::Algorithm => AuthError::Algorithm,
     })?;
-    if !candidates.iter().any(|key| key.verify_sig(token.signed, &token.signature).is_ok()) {
-        return Err(AuthError::Signature);
-    }
-    claims::principal(&claims, Arc::from(named), Some(expires)).map(Checked::Verified)
+    let signed = candidates.iter().any(|key| key.verify_sig(token.signed, &token.signature).is_ok());
+    if signed { Ok(()) } else { Err(AuthError::Signature) }
 }
 
 /// What of a header matters.
-struct Header {
-    algorithm: Algorithm,
-    kid: Option<String>,
+pub(super) struct Header {
+    pub algorithm: Algorithm,
+    pub kid: Option<String>,
     /// `typ` is `at+jwt`, which no ID token has.
-    says_access_token: bool,
+    pub says_access_token: bool,
 }
 
 impl Header {
-    fn parse(text: &[u8]) -> Result<Header, AuthError> {
+    pub fn parse(text: &[u8]) -> Result<Header, AuthError> {
         let header = object(text, "its header is no JSON object")?;
         let string = |name: &str| match header.get(name) {
             None => Ok(None),
@@ -125,7 +134,7 @@ fn is_access_token(typ: &str) -> Result<bool, AuthError> {
     }
 }
 
-fn object(text: &[u8], otherwise: &'static str) -> Result<Map<String, Value>, AuthError> {
+pub(super) fn object(text: &[u8], otherwise: &'static str) -> Result<Map<String, Value>, AuthError> {
     json::object(text).map_err(|refused| match refused {
         Refused::DuplicateKey => AuthError::DuplicateKey,
         Refused::NotAnObject => AuthError::Malformed(otherwise),

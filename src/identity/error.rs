@@ -54,6 +54,12 @@ pub enum AuthError {
     UnknownKey,
     #[error("the certificate names nobody")]
     Certificate,
+    #[error("the cookie of the login is not ours, or was changed")]
+    Cookie,
+    #[error("the user logged out")]
+    LoggedOut,
+    #[error("the ID token belongs to another login")]
+    Nonce,
     #[error("there are no keys to verify tokens with: the issuer could not be asked")]
     KeysUnavailable,
     #[error("too many tokens wait for introspection")]
@@ -91,6 +97,9 @@ impl AuthError {
             AuthError::Inactive => "inactive",
             AuthError::UnknownKey => "unknown_key",
             AuthError::Certificate => "certificate",
+            AuthError::Cookie => "cookie",
+            AuthError::LoggedOut => "logged_out",
+            AuthError::Nonce => "nonce",
             AuthError::KeysUnavailable => "keys_unavailable",
             AuthError::Busy => "busy",
             AuthError::IntrospectionUnavailable => "introspection_unavailable",
@@ -99,7 +108,7 @@ impl AuthError {
     }
 
     /// All labels, for cells that are counted by index.
-    pub const REASONS: [&'static str; 27] = [
+    pub const REASONS: [&'static str; 30] = [
         "missing",
         "too_long",
         "malformed",
@@ -123,6 +132,9 @@ impl AuthError {
         "inactive",
         "unknown_key",
         "certificate",
+        "cookie",
+        "logged_out",
+        "nonce",
         "keys_unavailable",
         "busy",
         "introspection_unavailable",
@@ -183,6 +195,9 @@ mod tests {
             AuthError::Inactive,
             AuthError::UnknownKey,
             AuthError::Certificate,
+            AuthError::Cookie,
+            AuthError::LoggedOut,
+            AuthError::Nonce,
             AuthError::KeysUnavailable,
             AuthError::Busy,
             AuthError::IntrospectionUnavailable,

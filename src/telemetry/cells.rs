@@ -101,6 +101,7 @@ pub struct WorkerCells {
     refusals: Mutex<BTreeMap<&'static str, u64>>,
     denials: Mutex<BTreeMap<&'static str, u64>>,
     handshakes: Mutex<BTreeMap<&'static str, u64>>,
+    logins: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl WorkerCells {
@@ -118,6 +119,15 @@ impl WorkerCells {
     /// Count a TLS handshake by how it ended. As [`refused`](WorkerCells::refused).
     pub fn handshake(&self, outcome: &'static str) {
         *self.handshakes.lock().unwrap_or_else(PoisonError::into_inner).entry(outcome).or_default() += 1;
+    }
+
+    /// Count a login of a browser by how it ended. As [`refused`](WorkerCells::refused).
+    pub fn login(&self, outcome: &'static str) {
+        *self.logins.lock().unwrap_or_else(PoisonError::into_inner).entry(outcome).or_default() += 1;
+    }
+
+    fn logins(&self) -> BTreeMap<&'static str, u64> {
+        self.logins.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn handshakes(&self) -> BTreeMap<&'static str, u64> {
@@ -159,6 +169,7 @@ pub struct Series {
     pub refusals: BTreeMap<&'static str, u64>,
     pub denials: BTreeMap<&'static str, u64>,
     pub handshakes: BTreeMap<&'static str, u64>,
+    pub logins: BTreeMap<&'static str, u64>,
     pub restarts: u64,
     /// Taken, refused.
     pub reloads: (u64, u64),
@@ -196,12 +207,16 @@ impl Registry {
     pub fn series(&self) -> Series {
         let inner = self.lock();
         let (mut refusals, mut denials, mut handshakes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut logins = BTreeMap::new();
         for (cells, ..) in &inner.workers {
             for (reason, count) in cells.refusals() {
                 *refusals.entry(reason).or_default() += count;
             }
             for (outcome, count) in cells.handshakes() {
                 *handshakes.entry(outcome).or_default() += count;
+            }
+            for (outcome, count) in cells.logins() {
+                *logins.entry(outcome).or_default() += count;
             }
             for (reason, count) in cells.denials() {
                 *denials.entry(reason).or_default() += count;
@@ -217,6 +232,7 @@ impl Registry {
             refusals,
             denials,
             handshakes,
+            logins,
             restarts: self.restarts.load(Relaxed),
             reloads: (self.reloads.load(Relaxed), self.reloads_refused.load(Relaxed)),
             reload_failed: self.reload_failed.load(Relaxed),

@@ -134,6 +134,8 @@ fn process_families(out: &mut Vec<MetricFamily>, series: &Series) {
     out.push(counter("shadowcat_refusals_total", "Requests that the proxy refused itself, by reason.", refusals));
     let denials = series.denials.iter().map(|(reason, &count)| (vec![label("reason", reason)], count));
     out.push(counter("shadowcat_auth_failures_total", "Credentials that were not taken, by reason.", denials));
+    let logins = series.logins.iter().map(|(outcome, &count)| (vec![label("outcome", outcome)], count));
+    out.push(counter("shadowcat_auth_logins_total", "Logins of browsers that came back, by outcome.", logins));
     let handshakes = series.handshakes.iter().map(|(outcome, &count)| (vec![label("outcome", outcome)], count));
     out.push(counter("shadowcat_tls_handshakes_total", "TLS handshakes with clients, by outcome.", handshakes));
     let drivers = series.workers.iter().enumerate().map(|(index, (_, driver, flags))| {

@@ -1,7 +1,8 @@
 //! Who asks, and whether that one may: credentials to a [`Caller`], and what a request needs to a yes or no.
 //!
 //! Verdicts on tokens are remembered: for a connection, whose next request nearly always carries the same token, and for
-//! the worker. They die with the token and with the generation of the keys that they were made with.
+//! the worker. They die with the token and with the generation of the keys that they were made with; those on cookies
+//! of logins, with the login.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,13 +12,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest;
 
-use super::Worker;
 use super::connection::Client;
 use super::guard::Request;
 use super::refusal::Refusal;
 use super::shared::View;
+use super::{Worker, cookies};
 use crate::config::plan::{AuthPlan, Provider};
-use crate::identity::{self, ApiKeys, AuthError, Checked, Keyring, Keys, Principal};
+use crate::identity::id_token::{self, Expected};
+use crate::identity::{
+    self, ApiKeys, AuthError, Checked, Introspect, Keyring, Keys, Login, LoginMark, Logins, Principal,
+};
 use crate::net::within;
 use crate::wire::http1::head::Name;
 use crate::wire::json::{Kind, Peek};
@@ -34,6 +38,8 @@ pub struct Gate {
     pub api_keys: ApiKeys,
     /// What the owner of a client certificate may do.
     pub certificate_scopes: Vec<Box<str>>,
+    /// `None`: browsers do not log in here.
+    pub logins: Option<Arc<Logins>>,
 }
 
 /// Who asks.
@@ -51,12 +57,20 @@ pub struct Known {
     /// Tells this user from all others, for rate limits.
     pub identity: Box<[u8]>,
     generation: u64,
+    /// It is a browser that logged in.
+    login: Option<LoginMark>,
 }
 
 impl Known {
     fn new(principal: Principal, generation: u64) -> Rc<Known> {
         let identity = principal.binding().as_bytes().as_slice().into();
-        Rc::new(Known { principal, identity, generation })
+        Rc::new(Known { principal, identity, generation, login: None })
+    }
+
+    fn logged_in(login: Login) -> Rc<Known> {
+        let Login { principal, mark } = login;
+        let identity = principal.binding().as_bytes().as_slice().into();
+        Rc::new(Known { principal, identity, generation: 0, login: Some(mark) })
     }
 }
 
@@ -73,7 +87,7 @@ impl Caller {
     }
 }
 
-/// The verdict on the token that a connection sent last.
+/// The verdict on the token, or cookie, that a connection sent last.
 pub type Memo = RefCell<Option<(Box<str>, Rc<Known>)>>;
 
 /// The verdict on the certificate of a connection, and who gave it.
@@ -124,6 +138,7 @@ fn challenge(
 enum Credential<'a> {
     Bearer(&'a str),
     Key(&'a [u8]),
+    Login(&'a str),
 }
 
 /// Who asks.
@@ -148,14 +163,19 @@ pub async fn identify(worker: &Worker, view: &View, client: &Client, request: &R
         return Err(Refusal::TOKEN_IN_QUERY);
     }
     match verify(worker, plan, gate, client, request).await {
-        Ok(known) => Ok(Caller::Known(known)),
+        Ok(known) if known.login.is_none() => Ok(Caller::Known(known)),
+        Ok(known) if plan.login.as_ref().is_some_and(|login| cookies::may_count(login, request)) => {
+            Ok(Caller::Known(known))
+        }
+        Ok(_) => Err(Refusal::CROSS_SITE),
         Err(error) => {
             worker.cells.denied(error.reason());
             tracing::info!(peer = %client.peer, %path, reason = error.reason(), %error, "refused a credential");
             if error.is_ours() {
                 return Err(Refusal::AUTH_UNAVAILABLE);
             }
-            let said = (error != AuthError::Missing).then_some("invalid_token");
+            let no_token = matches!(error, AuthError::Missing | AuthError::Cookie | AuthError::LoggedOut);
+            let said = (!no_token).then_some("invalid_token");
             Err(Refusal::unauthorized(challenge(plan, client, request, said, &plan.scopes)))
         }
     }
@@ -183,6 +203,10 @@ async fn verify(
             (Provider::OAuth2, Some(Credential::Bearer(token)), Some(keys)) => {
                 bearer(worker, plan, keys, client, token).await
             }
+            (Provider::OAuth2, Some(Credential::Login(cookie)), _) => match &gate.logins {
+                Some(logins) => logged_in(logins, client, cookie),
+                None => continue,
+            },
             (Provider::ApiKey, Some(Credential::Bearer(key)), _) => api_key(gate, key.as_bytes()),
             (Provider::ApiKey, Some(Credential::Key(key)), _) => api_key(gate, key),
             (Provider::Mtls, ..) => certificate(gate, client),
@@ -201,7 +225,10 @@ fn credential<'a>(plan: &AuthPlan, request: &Request<'a>) -> Result<Option<Crede
     if let Some(key) = request.fields_named(plan.api_key_header.as_bytes()).next() {
         return Ok(Some(Credential::Key(key)));
     }
-    let Some(field) = request.find(Name::Authorization) else { return Ok(None) };
+    let Some(field) = request.find(Name::Authorization) else {
+        let cookie = if plan.login.is_some() { cookies::find(request, cookies::SESSION)? } else { None };
+        return Ok(cookie.map(Credential::Login));
+    };
     let (scheme, token) = field.split_at(memchr::memchr(b' ', field).unwrap_or(field.len()));
     if !scheme.eq_ignore_ascii_case(b"Bearer") {
         return Ok(None);
@@ -228,6 +255,22 @@ fn certificate(gate: &Arc<Gate>, client: &Client) -> Result<Rc<Known>, AuthError
     if known.principal.is_current(unix_seconds()) { Ok(known) } else { Err(AuthError::Expired) }
 }
 
+/// Whom the cookie of a login names.
+fn logged_in(logins: &Logins, client: &Client, cookie: &str) -> Result<Rc<Known>, AuthError> {
+    let now = unix_seconds();
+    let is_open = |known: &Rc<Known>| known.login.is_some_and(|mark| !logins.has_ended(&mark));
+    let fresh = |known: &Rc<Known>| is_open(known) && known.principal.is_current(now);
+    if let Some((_, known)) = client.memo.borrow().as_ref().filter(|(last, known)| **last == *cookie && fresh(known)) {
+        return Ok(known.clone());
+    }
+    let known = Known::logged_in(Login::open(&logins.sessions, cookie, now)?);
+    if !is_open(&known) {
+        return Err(AuthError::LoggedOut);
+    }
+    client.memo.replace(Some((cookie.into(), known.clone())));
+    Ok(known)
+}
+
 async fn bearer(
     worker: &Worker,
     plan: &AuthPlan,
@@ -237,7 +280,9 @@ async fn bearer(
 ) -> Result<Rc<Known>, AuthError> {
     let now = unix_seconds();
     let generation = keys.current().generation;
-    let fresh = |known: &Rc<Known>| known.generation == generation && known.principal.is_current(now);
+    // A cookie shown as a token is none.
+    let fresh =
+        |known: &Rc<Known>| known.login.is_none() && known.generation == generation && known.principal.is_current(now);
     if let Some((_, known)) = client.memo.borrow().as_ref().filter(|(last, known)| **last == *token && fresh(known)) {
         return Ok(known.clone());
     }
@@ -261,11 +306,25 @@ async fn bearer(
     Ok(known)
 }
 
-/// Verify a token that nobody remembers; once more after its key was looked for.
+/// Verify a token that nobody remembers.
 async fn ask(plan: &AuthPlan, keys: &Keys, token: &str, now: u64) -> Result<(Principal, u64), AuthError> {
+    let (checked, generation) = checked(keys, |keyring| identity::verify(token, keyring, now)).await?;
+    match checked {
+        Checked::Verified(principal) => Ok((principal, generation)),
+        Checked::Introspect(whom) => {
+            let principal = introspect(keys, token, whom).await?;
+            let believed = now.saturating_add(plan.introspection_cache.as_secs());
+            let expires = Some(principal.expires.map_or(believed, |expires| expires.min(believed)));
+            Ok((Principal { expires, ..principal }, generation))
+        }
+    }
+}
+
+/// Verify, and once more after the key was looked for, if it is not known; with the generation of the keys.
+async fn checked<T>(keys: &Keys, verify: impl Fn(&Keyring) -> Result<T, AuthError>) -> Result<(T, u64), AuthError> {
     let check = || {
         let keyring = keys.current();
-        (identity::verify(token, &keyring, now), keyring.generation)
+        (verify(&keyring), keyring.generation)
     };
     let mut checked = check();
     if let (Err(AuthError::UnknownKid { issuer }), _) = checked
@@ -274,18 +333,35 @@ async fn ask(plan: &AuthPlan, keys: &Keys, token: &str, now: u64) -> Result<(Pri
         let _ = within(PATIENCE, fetched).await;
         checked = check();
     }
-    let generation = checked.1;
-    match checked.0? {
-        Checked::Verified(principal) => Ok((principal, generation)),
-        Checked::Introspect(whom) => {
-            let answer = within(PATIENCE, keys.introspect(token, whom)).await;
-            let answer = answer.ok().and_then(Result::ok).unwrap_or(Err(AuthError::IntrospectionUnavailable));
-            let principal = answer?;
-            let believed = now.saturating_add(plan.introspection_cache.as_secs());
-            let expires = Some(principal.expires.map_or(believed, |expires| expires.min(believed)));
-            Ok((Principal { expires, ..principal }, generation))
-        }
-    }
+    Ok((checked.0?, checked.1))
+}
+
+async fn introspect(keys: &Keys, token: &str, whom: Introspect) -> Result<Principal, AuthError> {
+    let answer = within(PATIENCE, keys.introspect(token, whom)).await;
+    answer.ok().and_then(Result::ok).unwrap_or(Err(AuthError::IntrospectionUnavailable))
+}
+
+/// Whom an access token names that is verified with keys; `Ok(None)`: only introspection knows.
+pub(super) async fn verified_jwt(keys: &Keys, token: &str, now: u64) -> Result<Option<Principal>, AuthError> {
+    Ok(match checked(keys, |keyring| identity::verify(token, keyring, now)).await?.0 {
+        Checked::Verified(principal) => Some(principal),
+        Checked::Introspect(_) => None,
+    })
+}
+
+/// Whom an access token names, according to the issuer where browsers log in, which is the first.
+pub(super) async fn introspected(keys: &Keys, token: &str) -> Result<Principal, AuthError> {
+    introspect(keys, token, Introspect::Issuer(0)).await
+}
+
+/// Whom an ID token names.
+pub(super) async fn verified_id_token(
+    keys: &Keys,
+    token: &str,
+    expected: &Expected<'_>,
+    now: u64,
+) -> Result<Principal, AuthError> {
+    Ok(checked(keys, |keyring| id_token::verify(token, keyring, expected, now)).await?.0)
 }
 
 /// Whether the caller may do this.
@@ -352,6 +428,6 @@ pub(super) fn metadata(plan: &AuthPlan, keyring: &Keyring, client: &Client, host
     document.to_string().into_bytes()
 }
 
-fn unix_seconds() -> u64 {
+pub(super) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -17,7 +17,7 @@ use super::refusal::{self, Refusal};
 use super::relay::{self, Answer, Upload, Watch};
 use super::session::{self, Birth, OpenStream, Session};
 use super::upstream::{self, Lease, LocalView};
-use super::{Phase, Scratch, Worker, local};
+use super::{Phase, Scratch, Worker, local, login};
 use crate::base::SessionId;
 use crate::config::plan::Plan;
 use crate::identity::{Credential, CredentialMissing};
@@ -161,7 +161,18 @@ async fn story(
         *input = following;
         return Ok(if keep { After::KeepAlive } else { After::Linger });
     }
+    if let Some(page) = login::find(&view.view, &request) {
+        // Each of them may make us ask the authorization server.
+        let subject = Subject { client, request: &request, session: None, peek, whole: true, user: None, at: begun };
+        limit::admit(worker, &view.view, &subject)?;
+        return Ok(show(worker, view, client, &request, page, input, following).await);
+    }
     let identified = auth::identify(worker, &view.view, client, &request).await;
+    if let Err(refusal) = &identified
+        && let Some(page) = login::invites(&view.view, &request, refusal)
+    {
+        return Ok(show(worker, view, client, &request, page, input, following).await);
+    }
     if let Err(refusal) = &identified
         && !request.is_soon_read(plan.limits.peek_bytes_max)
     {
@@ -213,6 +224,21 @@ async fn story(
         }
         return Ok(end.after);
     }
+}
+
+/// A page of the login.
+async fn show(
+    worker: &Worker,
+    view: &LocalView,
+    client: &Client,
+    request: &Request<'_>,
+    page: login::Page,
+    input: &mut Buffer,
+    following: Buffer,
+) -> After {
+    let keep = Box::pin(login::answer(worker, &view.view, client, request, page)).await;
+    *input = following;
+    if keep { After::KeepAlive } else { After::Linger }
 }
 
 /// The request on its way to an upstream, perhaps more than once.

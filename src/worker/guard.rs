@@ -102,9 +102,8 @@ pub fn admit<'a>(plan: &Plan, client: &Client, head: &'a RequestHead, bytes: &'a
     if !host_allowed(&plan.guards, loopback, host) && !client.trusted {
         return Err(refused_unread(&request, Refusal::HOST));
     }
-    if head.count(Name::Origin) > 1
-        || request.find(Name::Origin).is_some_and(|origin| !origin_allowed(&plan.guards, loopback, host, origin))
-    {
+    let allowed = |origin| is_our_own(plan, origin) || origin_allowed(&plan.guards, loopback, host, origin);
+    if head.count(Name::Origin) > 1 || request.find(Name::Origin).is_some_and(|origin| !allowed(origin)) {
         return Err(refused_unread(&request, Refusal::ORIGIN));
     }
     Ok(request)
@@ -127,6 +126,12 @@ fn host_allowed(guards: &GuardsPlan, bound_to_loopback: bool, host: &[u8]) -> bo
         return true;
     }
     if bound_to_loopback { is_loopback(name) || host.is_empty() } else { guards.allowed_hosts.is_empty() }
+}
+
+/// The origin that browsers log in at is configured, so that no DNS can make it somebody else's.
+fn is_our_own(plan: &Plan, origin: &[u8]) -> bool {
+    let login = plan.auth.as_ref().and_then(|auth| auth.login.as_ref());
+    login.is_some_and(|login| login.origin.as_bytes() == origin)
 }
 
 /// Listed; or loopback while we are bound to loopback; or equal to a Host that cannot be rebound by DNS.

@@ -8,6 +8,7 @@
 //! exchange    ONE REQUEST: the whole story, and the only caller of the stages below
 //!   guard       framing, Host, Origin                        -> Request
 //!   local       /health /ready /metrics, metadata of the resource
+//!   login       browsers: /login, the way back, /logout      (cookies, page)
 //!   auth        who asks, and whether that one may           -> Caller
 //!   envelope    what MCP says: era, method, id, name         -> Envelope
 //!   session     whose session it is                          -> Session
@@ -21,13 +22,16 @@
 mod accept;
 mod auth;
 mod connection;
+mod cookies;
 mod envelope;
 mod exchange;
 mod guard;
 mod inspect;
 mod limit;
 mod local;
+mod login;
 mod outbound;
+mod page;
 mod refusal;
 mod relay;
 mod session;

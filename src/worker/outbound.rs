@@ -1,6 +1,7 @@
 //! The heads that leave, always rebuilt from parsed fields: a received framing field is never copied.
 
 use super::connection::Client;
+use super::cookies;
 use super::exchange::Exchange;
 use super::guard::Request;
 use super::session::Session;
@@ -37,8 +38,13 @@ pub fn request(
     let replaced = |name: &[u8]| credential.is_some_and(|own| own.field.as_bytes().eq_ignore_ascii_case(name));
     let api_key = plan.auth.as_ref().map(|auth| auth.api_key_header.as_bytes());
     let is_ours = |name: &[u8]| api_key.is_some_and(|own| own.eq_ignore_ascii_case(name)) || replaced(name);
+    let browsers = plan.auth.as_ref().is_some_and(|auth| auth.login.is_some());
     for field in encode::forwardable(&request.head.fields, bytes) {
         let forward = match field.known {
+            Name::Cookie if browsers => {
+                cookies::forward(out, field.name.of(bytes), field.value.of(bytes));
+                false
+            }
             Name::Host | Name::McpSessionId => false,
             Name::Forwarded | Name::XForwardedFor | Name::XForwardedProto | Name::XForwardedHost => false,
             Name::XForwardedOther => client.trusted,

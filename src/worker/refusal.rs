@@ -87,6 +87,8 @@ impl Refusal {
     pub const METHOD: Refusal = fatal(no(405, SERVER, "method", "CONNECT and TRACE are not served"));
     pub const HOST: Refusal = no(403, SERVER, "host", "this Host is not served here; see proxy.allowed_hosts");
     pub const ORIGIN: Refusal = no(403, SERVER, "origin", "this Origin is not allowed; see proxy.allowed_origins");
+    pub const CROSS_SITE: Refusal =
+        no(403, SERVER, "cross_site", "the cookie of a login counts for requests of our own pages only");
     pub const CREDENTIALS: Refusal = no(400, code::INVALID_REQUEST, "credentials", "more than one credential");
     pub const TOKEN_IN_QUERY: Refusal =
         no(400, code::INVALID_REQUEST, "token_in_query", "a token belongs into the Authorization field");

@@ -55,6 +55,29 @@ fn the_guides_example_says_for_whom_tokens_must_be() {
 }
 
 #[test]
+fn browsers_log_in_where_all_of_it_is_said() {
+    let with = |more: &str| {
+        load(&format!("[auth]\nissuer = \"https://a.example\"\nclient_id = \"us\"\n{more}")).map(|loaded| {
+            let warnings = loaded.warnings.join("\n");
+            (loaded.plan.auth.clone().unwrap().login, warnings)
+        })
+    };
+    let login = with("redirect_uri = \"https://p.example/back?x=1\"\n").unwrap().0.unwrap();
+    let seen = (login.callback_path.as_str(), login.origin.as_str(), login.redirect_uri.as_str());
+    assert_eq!(seen, ("/back", "https://p.example", "https://p.example/back?x=1"));
+    assert!(with("audience = \"x\"\n").unwrap().0.is_none(), "no redirect_uri");
+    let keys = "redirect_uri = \"https://p.example/back\"\nprovider = \"api_key\"\n[[auth.api_keys]]\nname = \"a\"\n";
+    let hash = format!("hash = \"sha256:{}\"\n", "0".repeat(64));
+    assert!(with(&format!("{keys}{hash}")).unwrap().0.is_none(), "no tokens are taken");
+    let (login, warnings) = with("redirect_uri = \"http://127.0.0.1:8080/back\"\n").unwrap();
+    assert!(login.is_some() && warnings.contains("plain http"), "{warnings}");
+    for taken in ["/", "", "/login", "/logout", "/health", "/.well-known/oauth-protected-resource", "/back#x"] {
+        let errors = with(&format!("redirect_uri = \"https://p.example{taken}\"\n")).unwrap_err().to_string();
+        assert!(errors.contains("auth.redirect_uri: "), "{taken}: {errors}");
+    }
+}
+
+#[test]
 fn several_issuers_take_from_the_section_what_they_do_not_say() {
     let plan = auth(
         "[auth]\nissuer = \"https://a.example\"\naudience = [\"https://p.example/mcp\", \"api\"]\nleeway = 5\n\

@@ -10,6 +10,7 @@ mod headers;
 mod http1;
 mod legacy_sse;
 mod limits;
+mod login;
 mod mcp;
 mod mtls;
 mod pool;

@@ -3,6 +3,7 @@
 //! Blocking sockets and threads only. Nothing here waits for a time to pass: everything waits for an event or for a
 //! state, and gives up after [`wait::PATIENCE`].
 
+pub mod browser;
 pub mod client;
 pub mod http;
 pub mod idp;

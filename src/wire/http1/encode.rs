@@ -137,6 +137,7 @@ fn never_removed(field: &Field, bytes: &[u8]) -> bool {
             | Name::Authorization
             | Name::ContentEncoding
             | Name::ContentType
+            | Name::Cookie
             | Name::Forwarded
             | Name::Host
             | Name::LastEventId
@@ -144,8 +145,7 @@ fn never_removed(field: &Field, bytes: &[u8]) -> bool {
             | Name::XForwardedFor
             | Name::XForwardedHost
             | Name::XForwardedProto
-    ) || name.eq_ignore_ascii_case(b"cookie")
-        || (name.len() > 4 && name[..4].eq_ignore_ascii_case(b"mcp-"))
+    ) || (name.len() > 4 && name[..4].eq_ignore_ascii_case(b"mcp-"))
 }
 
 /// The usual reason phrase (RFC 9110 section 15).
@@ -158,6 +158,7 @@ pub fn reason(status: u16) -> &'static str {
         204 => "No Content",
         301 => "Moved Permanently",
         302 => "Found",
+        303 => "See Other",
         304 => "Not Modified",
         307 => "Temporary Redirect",
         400 => "Bad Request",
