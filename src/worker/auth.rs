@@ -3,7 +3,7 @@
 //! Verdicts on tokens are remembered: for a connection, whose next request nearly always carries the same token, and for
 //! the worker. They die with the token and with the generation of the keys that they were made with.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -49,15 +49,28 @@ pub enum Caller {
 /// A principal, as a verdict that can be remembered.
 pub struct Known {
     pub principal: Principal,
+    /// Its scopes as one text, as upstream is told of them.
+    pub scopes: Box<str>,
     /// Tells this user from all others, for rate limits.
     pub identity: Box<[u8]>,
+    /// What rate limits remember of this user, so that a request costs no hash; theirs alone.
+    pub counted: Cell<Counted>,
     generation: u64,
+}
+
+/// A user's place in the tables of rate limits; 0 for what is not known yet.
+#[derive(Clone, Copy, Default)]
+pub struct Counted {
+    pub key: u64,
+    /// The round in which metrics were told of the name.
+    pub told: u64,
 }
 
 impl Known {
     fn new(principal: Principal, generation: u64) -> Rc<Known> {
         let identity = principal.binding().as_bytes().as_slice().into();
-        Rc::new(Known { principal, identity, generation })
+        let scopes = principal.scopes.join(" ").into();
+        Rc::new(Known { principal, scopes, identity, counted: Cell::default(), generation })
     }
 }
 
@@ -75,7 +88,7 @@ impl Caller {
 }
 
 /// The verdict on the token that a connection sent last.
-pub type Memo = RefCell<Option<(Box<str>, Rc<Known>)>>;
+pub type Memo = RefCell<Option<(Box<[u8]>, Rc<Known>)>>;
 
 /// Verdicts on tokens, by SHA-256.
 #[derive(Default)]
@@ -120,7 +133,7 @@ fn challenge(
 
 /// What a request shows of its sender.
 enum Credential<'a> {
-    Bearer(&'a str),
+    Bearer(&'a [u8]),
     Key(&'a [u8]),
 }
 
@@ -168,14 +181,14 @@ async fn verify(
     client: &Client,
     request: &Request<'_>,
 ) -> Result<Rc<Known>, AuthError> {
-    let credential = credential(plan, request)?;
+    let credential = credential(plan, request);
     let mut refused = AuthError::Missing;
     for provider in &plan.providers {
         let verdict = match (provider, &credential, &gate.keys) {
             (Provider::OAuth2, Some(Credential::Bearer(token)), Some(keys)) => {
                 bearer(worker, keys, client, token).await
             }
-            (Provider::ApiKey, Some(Credential::Bearer(key)), _) => api_key(gate, key.as_bytes()),
+            (Provider::ApiKey, Some(Credential::Bearer(key)), _) => api_key(gate, key),
             (Provider::ApiKey, Some(Credential::Key(key)), _) => api_key(gate, key),
             _ => continue,
         };
@@ -188,24 +201,20 @@ async fn verify(
     Err(refused)
 }
 
-fn credential<'a>(plan: &AuthPlan, request: &Request<'a>) -> Result<Option<Credential<'a>>, AuthError> {
+fn credential<'a>(plan: &AuthPlan, request: &Request<'a>) -> Option<Credential<'a>> {
     if let Some(key) = request.fields_named(plan.api_key_header.as_bytes()).next() {
-        return Ok(Some(Credential::Key(key)));
+        return Some(Credential::Key(key));
     }
-    let Some(field) = request.find(Name::Authorization) else { return Ok(None) };
+    let field = request.find(Name::Authorization)?;
     let (scheme, token) = field.split_at(memchr::memchr(b' ', field).unwrap_or(field.len()));
-    if !scheme.eq_ignore_ascii_case(b"Bearer") {
-        return Ok(None);
-    }
-    let token = std::str::from_utf8(token.trim_ascii()).map_err(|_| AuthError::Malformed("not ASCII"))?;
-    Ok(Some(Credential::Bearer(token)))
+    scheme.eq_ignore_ascii_case(b"Bearer").then(|| Credential::Bearer(token.trim_ascii()))
 }
 
 fn api_key(gate: &Gate, key: &[u8]) -> Result<Rc<Known>, AuthError> {
     gate.api_keys.verify(key).map(|principal| Known::new(principal.clone(), 0))
 }
 
-async fn bearer(worker: &Worker, keys: &Keys, client: &Client, token: &str) -> Result<Rc<Known>, AuthError> {
+async fn bearer(worker: &Worker, keys: &Keys, client: &Client, token: &[u8]) -> Result<Rc<Known>, AuthError> {
     let now = unix_seconds();
     let generation = keys.current().generation;
     let fresh = |known: &Rc<Known>| known.generation == generation && known.principal.is_current(now);
@@ -213,12 +222,13 @@ async fn bearer(worker: &Worker, keys: &Keys, client: &Client, token: &str) -> R
         return Ok(known.clone());
     }
     let mut hash = [0; 32];
-    hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+    hash.copy_from_slice(digest::digest(&digest::SHA256, token).as_ref());
     let found = worker.remembered.0.borrow().get(&hash).filter(|known| fresh(known)).cloned();
     let known = match found {
         Some(known) => known,
         None => {
-            let (principal, generation) = ask(keys, token, now).await?;
+            let text = std::str::from_utf8(token).map_err(|_| AuthError::Malformed("not ASCII"))?;
+            let (principal, generation) = ask(keys, text, now).await?;
             let known = Known::new(principal, generation);
             let mut remembered = worker.remembered.0.borrow_mut();
             if remembered.len() >= REMEMBERED_MAX {
