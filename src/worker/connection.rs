@@ -261,7 +261,7 @@ async fn serve(worker: &Rc<Worker>, client: &Client) {
         worker.give_scratch(scratch);
         match after {
             After::KeepAlive if !worker.is_draining() || !input.is_empty() => client.enter(Phase::Idle),
-            After::KeepAlive | After::Close => return client.stream.shutdown().await,
+            After::KeepAlive | After::Close => return Box::pin(client.stream.shutdown()).await,
             After::Linger => return Box::pin(linger(client, input)).await,
             After::Abort => return client.stream.reset(),
         }
@@ -287,12 +287,13 @@ async fn next_head(
     if input.is_empty() {
         drop(std::mem::take(input));
         if worker.is_draining() && !first {
-            client.stream.shutdown().await;
+            Box::pin(client.stream.shutdown()).await;
             return Next::Gone;
         }
         // A connection that never said anything is as slow a header as one that stopped half-way.
         let patience = if first { times.header } else { times.keep_alive };
-        let soon = client.stream.read_soon(Buffer::small(), canceller).await;
+        // Boxed, as below: what only a busy connection needs is not part of an idle one.
+        let soon = Box::pin(client.stream.read_soon(Buffer::small(), canceller)).await;
         let read = match soon {
             Some((read, buffer)) => {
                 *input = buffer;
@@ -303,7 +304,7 @@ async fn next_head(
                     return Next::Gone;
                 }
                 *input = Buffer::small();
-                fill(client, input).await
+                Box::pin(fill(client, input)).await
             }
         };
         if !matches!(read, Ok(1..)) {
@@ -328,7 +329,7 @@ async fn next_head(
             Ok(Err(_)) => return Next::Gone,
             Err(_) => break Refusal::HEADER_TIMEOUT,
         }
-        match fill(client, input).await {
+        match Box::pin(fill(client, input)).await {
             Ok(1..) => {}
             _ => return Next::Gone,
         }

@@ -192,6 +192,7 @@ pub fn own_head(
 ) {
     encode::status_line(out, status, b"");
     encode::field(out, b"Content-Type", content_type.as_bytes());
+    encode::field(out, b"X-Content-Type-Options", b"nosniff");
     encode::content_length(out, length as u64);
     more(out);
     connection(out, keep_alive, false);

@@ -20,6 +20,7 @@ mod smuggling;
 mod store;
 mod streaming;
 mod tls;
+mod tls_cuts;
 mod tls_upstream;
 mod upstream_faults;
 mod workers;
