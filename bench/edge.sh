@@ -8,11 +8,11 @@
 #   bare   asks nobody; requests without a token
 #   edge   verifies the token, counts the user against a limit that nobody reaches, tells upstream who it is
 #
-# usage: bench/edge.sh [--rounds N] [--seconds S] [--connections C] [--users U] [--driver auto|io_uring|epoll]
+# usage: bench/edge.sh [--rounds N] [--seconds S] [--connections C] [--users U] [--driver auto|io_uring|epoll] [--no-build]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-rounds=7 seconds=2 connections=64 users=8 driver=auto
+rounds=7 seconds=2 connections=64 users=8 driver=auto build=yes
 while [ $# -gt 0 ]; do
     case "$1" in
         --rounds) rounds=$2 ;;
@@ -20,13 +20,14 @@ while [ $# -gt 0 ]; do
         --connections) connections=$2 ;;
         --users) users=$2 ;;
         --driver) driver=$2 ;;
+        --no-build) build=no; shift; continue ;;
         *) echo "unknown option $1" >&2; exit 2 ;;
     esac
     shift 2
 done
 
 command -v wrk >/dev/null 2>&1 || { apt-get update -qq; apt-get install -y -qq wrk >/dev/null; }
-cargo build --release --quiet
+[ $build = no ] || cargo build --release --quiet
 binary=target/release/shadowcat
 work=$(mktemp -d)
 pids=()

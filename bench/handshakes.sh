@@ -7,16 +7,17 @@
 # Groups: x25519 for all three alike; hybrid is what a client of today offers (X25519MLKEM768 with X25519 beside it), of
 # which each server takes what it knows.
 #
-# usage: bench/handshakes.sh [--rounds N] [--connections C] [--driver auto|io_uring|epoll] [--groups "x25519 hybrid"]
+# usage: bench/handshakes.sh [--rounds N] [--connections C] [--driver auto|io_uring|epoll] [--groups "x25519 hybrid"] [--no-build]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-rounds=9 connections=400 driver=auto groups="x25519 hybrid"
+rounds=9 connections=400 driver=auto groups="x25519 hybrid" build=yes
 while [ $# -gt 0 ]; do
     case "$1" in
         --rounds) rounds=$2 ;;
         --connections) connections=$2 ;;
         --driver) driver=$2 ;;
+        --no-build) build=no; shift; continue ;;
         --groups) groups=$2 ;;
         *) echo "unknown option $1" >&2; exit 2 ;;
     esac
@@ -26,7 +27,7 @@ done
 need() { command -v "$1" >/dev/null 2>&1 || { apt-get update -qq; apt-get install -y -qq "$2" >/dev/null; }; }
 need nginx nginx-light
 need haproxy haproxy
-cargo build --release --quiet --bin shadowcat --example handshakes
+[ $build = no ] || cargo build --release --quiet --bin shadowcat --example handshakes
 binary=target/release/shadowcat client=target/release/examples/handshakes
 work=$(mktemp -d)
 pids=()
