@@ -89,7 +89,9 @@ fn made_up_addresses_take_nothing_from_anybody(driver: Driver) {
 
 fn metrics_name_those_who_come_back(driver: Driver) {
     let upstream = FakeUpstream::answering("ok");
+    // One worker, which told of the name once before.
     let proxy = Proxy::before(driver, &[&upstream])
+        .workers(1)
         .set("rate_limit.per_tool_limit", "2")
         .set("rate_limit.per_tool_window", "2")
         .start();
