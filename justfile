@@ -24,6 +24,20 @@ it FILTER="":
 bench-nginx *ARGS:
     bash bench/nginx.sh {{ARGS}}
 
+# CPU a request with tokens and limits, and a handshake; memory an idle connection; see bench/README.md.
+bench-edge *ARGS:
+    bash bench/edge.sh {{ARGS}}
+
+bench-handshakes *ARGS:
+    bash bench/handshakes.sh {{ARGS}}
+
+bench-idle *ARGS:
+    python3 bench/idle.py {{ARGS}}
+
+# testssl.sh against a listener.
+scan-tls:
+    bash tests/peers/testssl.sh
+
 # Ten minutes of one fuzz target: head chunked sse peek config.
 fuzz TARGET SECONDS="600":
     bash fuzz/run.sh {{TARGET}} {{SECONDS}}

@@ -63,6 +63,8 @@ pub fn settings(plan: &TlsPlan) -> Result<Arc<ServerConfig>, String> {
     let mut config = builder.with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.send_tls13_tickets = 1;
+    // Our order of ciphers holds: a client that prefers a weaker one does not get it.
+    config.ignore_client_order = true;
     if let Some(keys) = tickets(plan) {
         config.ticketer = keys;
     }

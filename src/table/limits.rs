@@ -52,7 +52,7 @@ struct Bucket([Slot; SLOTS]);
 /// The limits of one kind of key. Shared by all workers, of fixed size, without locks.
 pub struct Limits {
     buckets: Box<[Bucket]>,
-    /// For the keys that find no slot, one a bucket.
+    /// For the keys that find no slot, by kin; as many as buckets.
     shared: Box<[AtomicU64]>,
     /// Keyed, so that nobody can choose keys that fall into one bucket.
     hash: RandomState,
@@ -75,42 +75,52 @@ impl Limits {
     }
 
     /// Count a request of `key`, if it is within the rate. `now`: nanoseconds on a clock that never goes back, not 0.
-    pub fn take(&self, key: u64, rate: Rate, now: u64) -> Verdict {
-        charge(self.word(key, now), rate, now)
+    /// `kin` names those with whom it shares a limit while the table has no slot for it; any number.
+    pub fn take(&self, key: u64, kin: impl Fn() -> u64, rate: Rate, now: u64) -> Verdict {
+        loop {
+            let Some(slot) = self.slot(key, now) else { return charge(self.shared(kin()), rate, now) };
+            let verdict = charge(&slot.arrival, rate, now);
+            // Between look and charge the slot may have become somebody else's: then this counted for nobody here.
+            if slot.key.load(Relaxed) == key {
+                return verdict;
+            }
+        }
     }
 
     /// Give back what [`take`](Limits::take) counted, for a request that was refused for another reason.
-    pub fn give_back(&self, key: u64, rate: Rate, now: u64) {
-        let back = |arrival: u64| Some(arrival.saturating_sub(rate.interval));
+    pub fn give_back(&self, key: u64, kin: impl Fn() -> u64, rate: Rate, now: u64) {
+        let word = self.slot(key, now).map_or_else(|| self.shared(kin()), |slot| &slot.arrival);
         // Never fails: the closure always says something.
-        let _ = self.word(key, now).fetch_update(Relaxed, Relaxed, back);
+        let _ = word.fetch_update(Relaxed, Relaxed, |arrival| Some(arrival.saturating_sub(rate.interval)));
     }
 
     /// Requests that `key` may still make at once.
     pub fn remaining(&self, key: u64, rate: Rate, now: u64) -> u64 {
-        let (bucket, _) = self.bucket(key);
-        let slot = bucket.0.iter().find(|slot| slot.key.load(Relaxed) == key);
+        let slot = self.bucket(key).0.iter().find(|slot| slot.key.load(Relaxed) == key);
         let ahead = slot.map_or(0, |slot| slot.arrival.load(Relaxed).saturating_sub(now));
         rate.tolerance.saturating_sub(ahead) / rate.interval
     }
 
-    fn bucket(&self, key: u64) -> (&Bucket, &AtomicU64) {
-        let index = (key >> 7) as usize & (self.buckets.len() - 1);
-        (&self.buckets[index], &self.shared[index])
+    fn bucket(&self, key: u64) -> &Bucket {
+        &self.buckets[(key >> 7) as usize & (self.buckets.len() - 1)]
     }
 
-    fn word(&self, key: u64, now: u64) -> &AtomicU64 {
-        let (bucket, shared) = self.bucket(key);
+    fn shared(&self, kin: u64) -> &AtomicU64 {
+        &self.shared[(kin >> 7) as usize & (self.shared.len() - 1)]
+    }
+
+    /// The slot of `key`, or one that was free and now is its own; `None` while all are in use.
+    fn slot(&self, key: u64, now: u64) -> Option<&Slot> {
+        let bucket = self.bucket(key);
         loop {
             if let Some(slot) = bucket.0.iter().find(|slot| slot.key.load(Relaxed) == key) {
-                return &slot.arrival;
+                return Some(slot);
             }
-            let free = |slot: &&Slot| slot.arrival.load(Relaxed) <= now;
-            let Some(slot) = bucket.0.iter().find(free) else { return shared };
+            let slot = bucket.0.iter().find(|slot| slot.arrival.load(Relaxed) <= now)?;
             let old = slot.key.load(Relaxed);
             // Somebody else was faster, perhaps for this very key: look again.
             if slot.key.compare_exchange(old, key, Relaxed, Relaxed).is_ok() {
-                return &slot.arrival;
+                return Some(slot);
             }
         }
     }
@@ -160,7 +170,7 @@ mod tests {
             for wait in waits {
                 now += wait;
                 clock.advance(Duration::from_nanos(wait));
-                let granted = limits.take(7, rate, now) == Verdict::Granted;
+                let granted = limits.take(7, || 7, rate, now) == Verdict::Granted;
                 prop_assert_eq!(granted, oracle.check().is_ok());
             }
         }
@@ -171,7 +181,7 @@ mod tests {
         let limits = Limits::new(64);
         let rate = Rate::new(1000, Duration::from_secs(1000), 1000);
         let granted: usize = std::thread::scope(|scope| {
-            let ask = || (0..1000).filter(|_| limits.take(3, rate, SECOND) == Verdict::Granted).count();
+            let ask = || (0..1000).filter(|_| limits.take(3, || 3, rate, SECOND) == Verdict::Granted).count();
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
@@ -183,13 +193,13 @@ mod tests {
         let limits = Limits::new(64);
         let rate = Rate::new(60, Duration::from_secs(60), 2);
         assert_eq!(limits.remaining(1, rate, SECOND), 2);
-        assert_eq!(limits.take(1, rate, SECOND), Verdict::Granted);
-        assert_eq!(limits.take(1, rate, SECOND), Verdict::Granted);
+        assert_eq!(limits.take(1, || 1, rate, SECOND), Verdict::Granted);
+        assert_eq!(limits.take(1, || 1, rate, SECOND), Verdict::Granted);
         assert_eq!(limits.remaining(1, rate, SECOND), 0);
-        assert_eq!(limits.take(1, rate, SECOND), Verdict::Denied { retry_after: Duration::from_secs(1) });
-        assert_eq!(limits.take(1, rate, 2 * SECOND), Verdict::Granted);
-        limits.give_back(1, rate, 2 * SECOND);
-        assert_eq!(limits.take(1, rate, 2 * SECOND), Verdict::Granted);
+        assert_eq!(limits.take(1, || 1, rate, SECOND), Verdict::Denied { retry_after: Duration::from_secs(1) });
+        assert_eq!(limits.take(1, || 1, rate, 2 * SECOND), Verdict::Granted);
+        limits.give_back(1, || 1, rate, 2 * SECOND);
+        assert_eq!(limits.take(1, || 1, rate, 2 * SECOND), Verdict::Granted);
     }
 
     #[test]
@@ -197,13 +207,45 @@ mod tests {
         let limits = Limits::new(SLOTS);
         let rate = Rate::new(60, Duration::from_secs(60), 1);
         for key in 1..=SLOTS as u64 {
-            assert_eq!(limits.take(key, rate, SECOND), Verdict::Granted);
+            assert_eq!(limits.take(key, || 0, rate, SECOND), Verdict::Granted);
         }
         // No slot is left: the first of the newcomers is granted, the next finds the same word.
-        assert_eq!(limits.take(100, rate, SECOND), Verdict::Granted);
-        assert!((101..10_000).all(|key| limits.take(key, rate, SECOND) != Verdict::Granted));
-        assert!((1..=SLOTS as u64).all(|key| limits.take(key, rate, SECOND) != Verdict::Granted));
+        assert_eq!(limits.take(100, || 0, rate, SECOND), Verdict::Granted);
+        assert!((101..10_000).all(|key| limits.take(key, || 0, rate, SECOND) != Verdict::Granted));
+        assert!((1..=SLOTS as u64).all(|key| limits.take(key, || 0, rate, SECOND) != Verdict::Granted));
         // When the old ones are over, their slots serve others.
-        assert!((200..200 + SLOTS as u64).all(|key| limits.take(key, rate, 3 * SECOND) == Verdict::Granted));
+        assert!((200..200 + SLOTS as u64).all(|key| limits.take(key, || 0, rate, 3 * SECOND) == Verdict::Granted));
+    }
+
+    /// One network makes up four times as many addresses as there is room for, and uses each up.
+    #[test]
+    fn honest_keys_are_counted_exactly_while_a_network_fills_the_table() {
+        let limits = Limits::new(65_536);
+        let rate = Rate::new(100, Duration::from_secs(100), 5);
+        let kin = |network: u32| limits.key(&network.to_be_bytes());
+        let network = kin(0);
+        let early: Vec<u64> = (0..100u32).map(|user| limits.key(format!("early {user}").as_bytes())).collect();
+        let count = |key: u64, kin: u64, now: u64| {
+            (0..10).filter(|_| limits.take(key, || kin, rate, now) == Verdict::Granted).count()
+        };
+        // Three of five are used before the flood, so two are left after it.
+        for &key in &early {
+            assert!((0..3).all(|_| limits.take(key, || key, rate, SECOND) == Verdict::Granted));
+        }
+        let mut granted = 0;
+        for made_up in 0..262_144u32 {
+            let key = limits.key(format!("made up {made_up}").as_bytes());
+            granted += (0..5).filter(|_| limits.take(key, || network, rate, SECOND) == Verdict::Granted).count();
+        }
+        assert!(granted <= 5 * 65_536, "{granted}");
+        assert!(early.iter().all(|&key| count(key, key, SECOND) == 2));
+        // Who comes now finds no room, and has a limit apart from the network's all the same.
+        let late = (1..=50u32).filter(|&user| {
+            let key = limits.key(format!("late {user}").as_bytes());
+            count(key, kin(user), SECOND) == 5
+        });
+        // Words are chosen by hash: now and then two share one.
+        let late = late.count();
+        assert!(late >= 45, "{late} of 50");
     }
 }

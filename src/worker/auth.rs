@@ -4,7 +4,7 @@
 //! the worker. They die with the token and with the generation of the keys that they were made with; those on cookies
 //! of logins, with the login.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -54,23 +54,37 @@ pub enum Caller {
 /// A principal, as a verdict that can be remembered.
 pub struct Known {
     pub principal: Principal,
+    /// Its scopes as one text, as upstream is told of them.
+    pub scopes: Box<str>,
     /// Tells this user from all others, for rate limits.
     pub identity: Box<[u8]>,
+    /// What rate limits remember of this user, so that a request costs no hash; theirs alone.
+    pub counted: Cell<Counted>,
     generation: u64,
     /// It is a browser that logged in.
     login: Option<LoginMark>,
 }
 
+/// A user's place in the tables of rate limits; 0 for what is not known yet.
+#[derive(Clone, Copy, Default)]
+pub struct Counted {
+    pub key: u64,
+    /// The round in which metrics were told of the name.
+    pub told: u64,
+}
+
 impl Known {
     fn new(principal: Principal, generation: u64) -> Rc<Known> {
         let identity = principal.binding().as_bytes().as_slice().into();
-        Rc::new(Known { principal, identity, generation, login: None })
+        let scopes = principal.scopes.join(" ").into();
+        Rc::new(Known { principal, scopes, identity, counted: Cell::default(), generation, login: None })
     }
 
     fn logged_in(login: Login) -> Rc<Known> {
         let Login { principal, mark } = login;
         let identity = principal.binding().as_bytes().as_slice().into();
-        Rc::new(Known { principal, identity, generation: 0, login: Some(mark) })
+        let scopes = principal.scopes.join(" ").into();
+        Rc::new(Known { principal, scopes, identity, counted: Cell::default(), generation: 0, login: Some(mark) })
     }
 }
 
@@ -88,7 +102,7 @@ impl Caller {
 }
 
 /// The verdict on the token, or cookie, that a connection sent last.
-pub type Memo = RefCell<Option<(Box<str>, Rc<Known>)>>;
+pub type Memo = RefCell<Option<(Box<[u8]>, Rc<Known>)>>;
 
 /// The verdict on the certificate of a connection, and who gave it.
 pub type Certified = RefCell<Option<(Arc<Gate>, Result<Rc<Known>, AuthError>)>>;
@@ -136,7 +150,7 @@ fn challenge(
 
 /// What a request shows of its sender.
 enum Credential<'a> {
-    Bearer(&'a str),
+    Bearer(&'a [u8]),
     Key(&'a [u8]),
     Login(&'a str),
 }
@@ -207,7 +221,7 @@ async fn verify(
                 Some(logins) => logged_in(logins, client, cookie),
                 None => continue,
             },
-            (Provider::ApiKey, Some(Credential::Bearer(key)), _) => api_key(gate, key.as_bytes()),
+            (Provider::ApiKey, Some(Credential::Bearer(key)), _) => api_key(gate, key),
             (Provider::ApiKey, Some(Credential::Key(key)), _) => api_key(gate, key),
             (Provider::Mtls, ..) => certificate(gate, client),
             _ => continue,
@@ -226,15 +240,11 @@ fn credential<'a>(plan: &AuthPlan, request: &Request<'a>) -> Result<Option<Crede
         return Ok(Some(Credential::Key(key)));
     }
     let Some(field) = request.find(Name::Authorization) else {
-        let cookie = if plan.login.is_some() { cookies::find(request, cookies::SESSION)? } else { None };
-        return Ok(cookie.map(Credential::Login));
+        let cookie = if plan.login.is_some() { cookies::find(request, cookies::SESSION) } else { Ok(None) };
+        return cookie.map(|cookie| cookie.map(Credential::Login));
     };
     let (scheme, token) = field.split_at(memchr::memchr(b' ', field).unwrap_or(field.len()));
-    if !scheme.eq_ignore_ascii_case(b"Bearer") {
-        return Ok(None);
-    }
-    let token = std::str::from_utf8(token.trim_ascii()).map_err(|_| AuthError::Malformed("not ASCII"))?;
-    Ok(Some(Credential::Bearer(token)))
+    Ok(scheme.eq_ignore_ascii_case(b"Bearer").then(|| Credential::Bearer(token.trim_ascii())))
 }
 
 fn api_key(gate: &Gate, key: &[u8]) -> Result<Rc<Known>, AuthError> {
@@ -260,14 +270,16 @@ fn logged_in(logins: &Logins, client: &Client, cookie: &str) -> Result<Rc<Known>
     let now = unix_seconds();
     let is_open = |known: &Rc<Known>| known.login.is_some_and(|mark| !logins.has_ended(&mark));
     let fresh = |known: &Rc<Known>| is_open(known) && known.principal.is_current(now);
-    if let Some((_, known)) = client.memo.borrow().as_ref().filter(|(last, known)| **last == *cookie && fresh(known)) {
+    if let Some((_, known)) =
+        client.memo.borrow().as_ref().filter(|(last, known)| **last == *cookie.as_bytes() && fresh(known))
+    {
         return Ok(known.clone());
     }
     let known = Known::logged_in(Login::open(&logins.sessions, cookie, now)?);
     if !is_open(&known) {
         return Err(AuthError::LoggedOut);
     }
-    client.memo.replace(Some((cookie.into(), known.clone())));
+    client.memo.replace(Some((cookie.as_bytes().into(), known.clone())));
     Ok(known)
 }
 
@@ -276,7 +288,7 @@ async fn bearer(
     plan: &AuthPlan,
     keys: &Keys,
     client: &Client,
-    token: &str,
+    token: &[u8],
 ) -> Result<Rc<Known>, AuthError> {
     let now = unix_seconds();
     let generation = keys.current().generation;
@@ -287,12 +299,13 @@ async fn bearer(
         return Ok(known.clone());
     }
     let mut hash = [0; 32];
-    hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+    hash.copy_from_slice(digest::digest(&digest::SHA256, token).as_ref());
     let found = worker.remembered.0.borrow().get(&hash).filter(|known| fresh(known)).cloned();
     let known = match found {
         Some(known) => known,
         None => {
-            let (principal, generation) = ask(plan, keys, token, now).await?;
+            let text = std::str::from_utf8(token).map_err(|_| AuthError::Malformed("not ASCII"))?;
+            let (principal, generation) = ask(plan, keys, text, now).await?;
             let known = Known::new(principal, generation);
             let mut remembered = worker.remembered.0.borrow_mut();
             if remembered.len() >= REMEMBERED_MAX {

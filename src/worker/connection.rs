@@ -268,7 +268,7 @@ async fn serve(worker: &Rc<Worker>, client: &Client) {
         worker.give_scratch(scratch);
         match after {
             After::KeepAlive if !worker.is_draining() || !input.is_empty() => client.enter(Phase::Idle),
-            After::KeepAlive | After::Close => return client.stream.shutdown().await,
+            After::KeepAlive | After::Close => return Box::pin(client.stream.shutdown()).await,
             After::Linger => return Box::pin(linger(client, input)).await,
             After::Abort => return client.stream.reset(),
         }
@@ -294,10 +294,11 @@ async fn next_bytes(
     }
     drop(std::mem::take(input));
     if worker.is_draining() && !first {
-        client.stream.shutdown().await;
+        Box::pin(client.stream.shutdown()).await;
         return false;
     }
-    let soon = client.stream.read_soon(Buffer::small(), canceller).await;
+    // Boxed, as below: what only a busy connection needs is not part of an idle one.
+    let soon = Box::pin(client.stream.read_soon(Buffer::small(), canceller)).await;
     let read = match soon {
         Some((read, buffer)) => {
             *input = buffer;
@@ -314,7 +315,7 @@ async fn next_bytes(
                 return false;
             }
             *input = Buffer::small();
-            fill(client, input).await
+            Box::pin(fill(client, input)).await
         }
     };
     matches!(read, Ok(1..))
@@ -341,7 +342,7 @@ async fn next_head(worker: &Worker, client: &Client, plan: &Plan, input: &mut Bu
             Ok(Err(_)) => return Next::Gone,
             Err(_) => break Refusal::HEADER_TIMEOUT,
         }
-        match fill(client, input).await {
+        match Box::pin(fill(client, input)).await {
             Ok(1..) => {}
             _ => return Next::Gone,
         }

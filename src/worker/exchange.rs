@@ -186,8 +186,7 @@ async fn story(
     let caller = identified?;
     auth::authorize(&view.view, client, &request, peek, intake.is_whole(), &caller)?;
     let session = session::resume(worker, view, &request, &envelope, &caller)?;
-    let user = caller.known().map(|known| (&*known.principal.name, &*known.identity));
-    let whole = intake.is_whole();
+    let (user, whole) = (caller.known(), intake.is_whole());
     let subject = Subject { client, request: &request, session: session.as_ref(), peek, whole, user, at: begun };
     limit::admit(worker, &view.view, &subject)?;
     let reserved = session::reserve(worker, &request, &envelope, session.as_ref())?;

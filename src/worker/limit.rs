@@ -10,6 +10,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Worker;
+use super::auth::{Counted, Known};
 use super::connection::Client;
 use super::guard::Request;
 use super::refusal::{Exceeded, Refusal};
@@ -70,6 +71,8 @@ pub struct RateLimits {
     named: Mutex<BTreeMap<String, (usize, u64)>>,
     exceeded: Mutex<BTreeMap<String, u64>>,
     names_left: AtomicU64,
+    /// From 1; one more whenever names were dropped, so that workers tell again of those that come back.
+    round: AtomicU64,
 }
 
 impl Default for RateLimits {
@@ -85,6 +88,7 @@ impl Default for RateLimits {
             named: Mutex::default(),
             exceeded: Mutex::default(),
             names_left: AtomicU64::new(NAMED_MAX as u64),
+            round: AtomicU64::new(1),
         }
     }
 }
@@ -101,6 +105,7 @@ impl RateLimits {
         let now = nanoseconds(started.elapsed());
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found = Vec::new();
+        let before = named.len();
         named.retain(|label, (table, key)| {
             let Some(rule) = rules.0.iter().find(|rule| rule.kind as usize == *table) else { return false };
             let left = self.tables[*table].remaining(*key, rule.rate, now);
@@ -109,6 +114,9 @@ impl RateLimits {
             left < rule.quota.burst || *table == Kind::Global as usize
         });
         self.names_left.store(NAMED_MAX.saturating_sub(named.len()) as u64, Relaxed);
+        if named.len() < before {
+            self.round.fetch_add(1, Relaxed);
+        }
         found
     }
 
@@ -120,6 +128,7 @@ impl RateLimits {
         if named.len() < NAMED_MAX {
             named.insert(label(kind, name), (kind as usize, key));
         }
+        self.names_left.store(NAMED_MAX.saturating_sub(named.len()) as u64, Relaxed);
     }
 
     fn refused(&self, kind: Kind, name: Option<&str>) {
@@ -159,9 +168,9 @@ impl Rules {
     }
 }
 
-/// What this worker told the shared names already.
+/// What this worker told the shared names already, in which round.
 #[derive(Default)]
-pub struct Told(RefCell<HashSet<u64>>);
+pub struct Told(RefCell<(u64, HashSet<u64>)>);
 
 /// Who asks, and for what.
 pub struct Subject<'a> {
@@ -171,8 +180,8 @@ pub struct Subject<'a> {
     pub peek: &'a Peek,
     /// The peek has seen the whole body.
     pub whole: bool,
-    /// Name, and what tells this user from all others. Without authentication a user is an address.
-    pub user: Option<(&'a str, &'a [u8])>,
+    /// Without authentication a user is an address.
+    pub user: Option<&'a Known>,
     pub at: Instant,
 }
 
@@ -199,18 +208,19 @@ pub fn admit(worker: &Worker, view: &View, subject: &Subject<'_>) -> Result<(), 
     }
     let limits = &*view.limits;
     let now = nanoseconds(subject.at - worker.shared.started);
-    let mut taken: [Option<(usize, u64, Rate)>; 5] = [None; 5];
+    let mut taken: [Option<(Kind, u64, Rate)>; 5] = [None; 5];
     for (rule, taken_here) in view.rules.0.iter().zip(0..) {
         let table = &limits.tables[rule.kind as usize];
         let Some((key, name)) = key_of(rule.kind, table, &view.plan, subject) else { continue };
         if let Some(name) = name {
-            remember(worker, limits, rule.kind, name, key);
+            remember(worker, limits, rule.kind, name, key, subject);
         }
-        match table.take(key, rule.rate, now) {
-            Verdict::Granted => taken[taken_here] = Some((rule.kind as usize, key, rule.rate)),
+        match table.take(key, || kin_of(rule.kind, key, table, &view.plan, subject), rule.rate, now) {
+            Verdict::Granted => taken[taken_here] = Some((rule.kind, key, rule.rate)),
             Verdict::Denied { retry_after } => {
-                for (table, key, rate) in taken.into_iter().flatten() {
-                    limits.tables[table].give_back(key, rate, now);
+                for (kind, key, rate) in taken.into_iter().flatten() {
+                    let table = &limits.tables[kind as usize];
+                    table.give_back(key, || kin_of(kind, key, table, &view.plan, subject), rate, now);
                 }
                 limits.refused(rule.kind, name);
                 return Err(Refusal::exceeded(Exceeded {
@@ -231,13 +241,43 @@ fn key_of<'a>(kind: Kind, table: &Limits, plan: &Plan, subject: &Subject<'a>) ->
         Kind::Global => Some((1, Some(""))),
         Kind::Session => subject.session.map(|session| (table.key(SessionId::as_bytes(&session.id)), None)),
         Kind::User => match subject.user {
-            Some((name, identity)) => Some((table.key(identity), Some(name))),
+            Some(user) => Some((user_key(user, table), Some(&user.principal.name))),
             None => Some((address_key(table, plan, subject), None)),
         },
         Kind::Address => Some((address_key(table, plan, subject), None)),
         Kind::Tool => {
             let tool = (subject.peek.method() == Some(b"tools/call")).then(|| subject.peek.name()).flatten()?;
             Some((table.key(tool), std::str::from_utf8(tool).ok()))
+        }
+    }
+}
+
+/// Made once for a verdict on a token: the tables live as long as the process.
+fn user_key(user: &Known, table: &Limits) -> u64 {
+    let counted = user.counted.get();
+    if counted.key != 0 {
+        return counted.key;
+    }
+    let key = table.key(&user.identity);
+    user.counted.set(Counted { key, ..counted });
+    key
+}
+
+/// With whom a key shares a limit while the table is full: the keys that one person could make up.
+///
+/// Users are made by an authorization server, so each stands for itself. Sessions are made by users, addresses by
+/// whoever has a network. Names of tools are made up by anybody, and a limit on a tool holds for all its callers
+/// together, so that who overfills that table shares what is left by name.
+fn kin_of(kind: Kind, key: u64, table: &Limits, plan: &Plan, subject: &Subject<'_>) -> u64 {
+    match (kind, subject.user) {
+        (Kind::Tool | Kind::Global, _) | (Kind::User, Some(_)) => key,
+        (Kind::Session, Some(user)) => table.key(&user.identity),
+        (Kind::Session | Kind::User | Kind::Address, _) => {
+            match client_address(plan, subject.client, subject.request) {
+                IpAddr::V4(address) => table.key(&address.octets()[..3]),
+                // A site has up to a /48 (RFC 6177), so 65,536 of the networks that count as one address.
+                IpAddr::V6(address) => table.key(&address.octets()[..6]),
+            }
         }
     }
 }
@@ -270,12 +310,23 @@ fn client_address(plan: &Plan, client: &Client, request: &Request<'_>) -> IpAddr
     client.peer
 }
 
-fn remember(worker: &Worker, limits: &RateLimits, kind: Kind, name: &str, key: u64) {
-    let mut told = worker.told.0.borrow_mut();
-    if told.len() >= TOLD_MAX {
-        told.clear();
+/// Tell metrics of a name, once a round.
+fn remember(worker: &Worker, limits: &RateLimits, kind: Kind, name: &str, key: u64, subject: &Subject<'_>) {
+    let round = limits.round.load(Relaxed);
+    if let (Kind::User, Some(user)) = (kind, subject.user) {
+        let counted = user.counted.get();
+        if counted.told == round {
+            return;
+        }
+        user.counted.set(Counted { told: round, ..counted });
     }
-    if told.insert(key ^ kind as u64) {
+    let mut told = worker.told.0.borrow_mut();
+    let (told_in, names) = &mut *told;
+    if *told_in != round || names.len() >= TOLD_MAX {
+        *told_in = round;
+        names.clear();
+    }
+    if names.insert(key ^ kind as u64) {
         limits.name(kind, name, key);
     }
 }

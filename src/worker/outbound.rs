@@ -62,9 +62,9 @@ pub fn request(
     if let Some(own) = credential {
         encode::field(out, own.field.as_bytes(), own.value.expose().as_bytes());
     }
-    if let Some(principal) = caller.principal() {
-        encode::field(out, b"X-Forwarded-User", principal.name.as_bytes());
-        encode::field(out, b"X-Forwarded-Scopes", principal.scopes.join(" ").as_bytes());
+    if let Some(known) = caller.known() {
+        encode::field(out, b"X-Forwarded-User", known.principal.name.as_bytes());
+        encode::field(out, b"X-Forwarded-Scopes", known.scopes.as_bytes());
     }
     if let Some(upstream_id) = session.and_then(Session::header_value) {
         encode::field(out, header::SESSION_ID.as_bytes(), upstream_id);
@@ -198,6 +198,7 @@ pub fn own_head(
 ) {
     encode::status_line(out, status, b"");
     encode::field(out, b"Content-Type", content_type.as_bytes());
+    encode::field(out, b"X-Content-Type-Options", b"nosniff");
     encode::content_length(out, length as u64);
     more(out);
     connection(out, keep_alive, false);

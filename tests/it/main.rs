@@ -24,6 +24,7 @@ mod smuggling;
 mod store;
 mod streaming;
 mod tls;
+mod tls_cuts;
 mod tls_upstream;
 mod upstream_faults;
 mod workers;

@@ -1,5 +1,10 @@
 //! How much one may ask: exact over all workers, refused with what a client needs to know.
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use governor::{Quota, RateLimiter};
+
 use crate::on_both_drivers;
 use crate::support::client::Response;
 use crate::support::mcp::{Replica, begin_session, call, in_session, modern_call, request};
@@ -8,7 +13,10 @@ use crate::support::*;
 
 on_both_drivers!(
     one_client_on_one_of_four_workers_has_the_whole_limit,
+    grants_what_governor_grants_to_one_client_on_one_of_four_workers,
     clients_on_all_workers_share_one_limit,
+    made_up_addresses_take_nothing_from_anybody,
+    metrics_name_those_who_come_back,
     says_what_a_client_needs_to_know,
     counts_the_forwarded_address_behind_trusted_proxies_only,
     counts_by_session,
@@ -34,6 +42,69 @@ fn one_client_on_one_of_four_workers_has_the_whole_limit(driver: Driver) {
     let mut client = proxy.connect();
     assert_eq!(granted((0..300).map(|_| client.ask(&get("/", "")))), 200);
     assert_eq!(upstream.requests().len(), 200);
+}
+
+fn grants_what_governor_grants_to_one_client_on_one_of_four_workers(driver: Driver) {
+    let upstream = FakeUpstream::answering("ok");
+    let proxy = Proxy::before(driver, &[&upstream])
+        .workers(4)
+        .set("rate_limit.per_user_limit", "200")
+        .set("rate_limit.per_user_window", "1")
+        .set("rate_limit.burst_size", "20")
+        .start();
+    let quota = Quota::with_period(Duration::from_millis(5)).unwrap().allow_burst(NonZeroU32::new(20).unwrap());
+    let oracle = RateLimiter::direct(quota);
+    let mut client = proxy.connect();
+    let (mut ours, mut theirs) = (0u32, 0u32);
+    // As fast as it can, so that both refuse most of the time.
+    while theirs < 500 {
+        theirs += u32::from(oracle.check().is_ok());
+        ours += u32::from(client.ask(&get("/", "")).status == 200);
+    }
+    assert!(ours.abs_diff(theirs) * 100 <= theirs, "{ours} against {theirs}");
+}
+
+fn made_up_addresses_take_nothing_from_anybody(driver: Driver) {
+    let upstream = FakeUpstream::answering("ok");
+    let proxy = Proxy::before(driver, &[&upstream])
+        .set("proxy.trusted_proxies", "127.0.0.0/8")
+        .set("rate_limit.per_address_limit", "3")
+        .set("rate_limit.per_address_window", "100000")
+        .start();
+    let from = |address: &str| get("/", &format!("X-Forwarded-For: {address}\r\n"));
+    let mut client = proxy.connect();
+    let statuses = |client: &mut RawClient, count, address| {
+        (0..count).map(|_| client.ask(&from(address)).status).collect::<Vec<_>>()
+    };
+    assert_eq!(statuses(&mut client, 2, "10.0.0.1"), [200, 200]);
+    let before = proxy.memory();
+    // A site with a /48 says that it is 3,000 others.
+    for made_up in 0..3_000 {
+        client.ask(&from(&format!("2001:db8:0:{made_up:x}::1")));
+    }
+    assert_eq!(statuses(&mut client, 2, "10.0.0.1"), [200, 429]);
+    assert_eq!(statuses(&mut client, 4, "10.0.0.2"), [200, 200, 200, 429]);
+    let grown = proxy.memory().saturating_sub(before);
+    assert!(grown < 8 << 20, "{grown} bytes");
+}
+
+fn metrics_name_those_who_come_back(driver: Driver) {
+    let upstream = FakeUpstream::answering("ok");
+    // One worker, which told of the name once before.
+    let proxy = Proxy::before(driver, &[&upstream])
+        .workers(1)
+        .set("rate_limit.per_tool_limit", "2")
+        .set("rate_limit.per_tool_window", "2")
+        .start();
+    // One of two is left to those who asked, and is all that is shown.
+    let is_named = || proxy.metrics().sum("shadowcat_rate_limit_remaining", r#"key="tool:add""#) == 1.0;
+    for _ in 0..2 {
+        wait_until("the tool to be named", || {
+            proxy.ask(&post_json("/mcp", "", &call(1, "add")));
+            is_named()
+        });
+        wait_until("the tool to be forgotten", || !is_named());
+    }
 }
 
 fn clients_on_all_workers_share_one_limit(driver: Driver) {

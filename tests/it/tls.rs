@@ -35,14 +35,14 @@ on_both_drivers!(
     bad_settings_are_refused_at_start,
 );
 
-struct Files {
+pub struct Files {
     authority: Authority,
     folder: TempDir,
 }
 
 impl Files {
     /// With a pair for `localhost`.
-    fn new() -> Files {
+    pub fn new() -> Files {
         let files = Files { authority: Authority::new(), folder: tempfile::tempdir().expect("a folder") };
         files.renew("localhost");
         files
@@ -56,11 +56,11 @@ impl Files {
         self.folder.path().join(name).display().to_string()
     }
 
-    fn client(&self) -> Arc<ClientConfig> {
+    pub fn client(&self) -> Arc<ClientConfig> {
         Arc::new(self.authority.client())
     }
 
-    fn before(&self, driver: Driver, upstream: &FakeUpstream) -> Builder {
+    pub fn before(&self, driver: Driver, upstream: &FakeUpstream) -> Builder {
         let builder = Proxy::before(driver, &[upstream]).argument("--tls-cert").argument(self.path("localhost.pem"));
         builder.argument("--tls-key").argument(self.path("localhost.key")).over_tls(self.client())
     }

@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
@@ -109,6 +109,10 @@ impl Authority {
         let key = KeyPair::generate().expect("a key");
         let mut leaf = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
         leaf.distinguished_name.push(DnType::CommonName, name);
+        // As long as a public authority gives one.
+        let (day, now) = (Duration::from_secs(86_400), UNIX_EPOCH.elapsed().expect("after 1970"));
+        leaf.not_before = date_time_ymd(1970, 1, 1) + now - day;
+        leaf.not_after = leaf.not_before + 90 * day;
         let leaf = leaf.signed_by(&key, &self.issuer).expect("a certificate");
         (leaf.pem(), key.serialize_pem())
     }
