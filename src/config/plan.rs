@@ -17,6 +17,9 @@ pub struct Plan {
     pub driver: DriverChoice,
     /// In the order of the configuration; names are unique. Empty: the server starts, is not ready, and answers 503.
     pub upstreams: Vec<UpstreamPlan>,
+    pub balance: BalancePlan,
+    /// `None`: an endpoint that fails is asked all the same.
+    pub breaker: Option<BreakerPlan>,
     pub session: SessionPlan,
     pub limits: LimitsPlan,
     pub timeouts: TimeoutsPlan,
@@ -61,6 +64,37 @@ pub struct UpstreamPlan {
     pub timeout: Duration,
     /// What it is sent in place of the client's own credential.
     pub credential: Option<CredentialPlan>,
+}
+
+/// How new work is spread over upstreams, and what becomes of it where one fails.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BalancePlan {
+    pub policy: BalancePolicy,
+    /// How long an upstream that came back takes to its whole share; zero: it has it at once.
+    pub slow_start: Duration,
+    /// Requests that wait for an upstream whose `max_connections` are all in use, over all workers.
+    pub queue_size: u32,
+    pub queue_timeout: Duration,
+    /// Reads that are sent to a second upstream, as a part of all requests; what stops storms of retries.
+    pub retry_budget: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BalancePolicy {
+    RoundRobin,
+    LeastInFlight,
+}
+
+/// When an upstream is left alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BreakerPlan {
+    /// Transport failures in the window, at least.
+    pub failure_threshold: u32,
+    /// The part of the window's requests that they are, at least.
+    pub failure_ratio: f64,
+    pub window: Duration,
+    /// From the opening to the first probe.
+    pub recovery_timeout: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -40,6 +40,8 @@ pub fn plan(planner: &mut Planner<'_>) -> Plan {
             _ => DriverChoice::Auto,
         },
         upstreams: upstreams::plans(planner),
+        balance: balance(planner),
+        breaker: breaker(planner.layers),
         session: planner.session(bind),
         limits: planner.limits(),
         timeouts: timeouts(planner.layers),
@@ -227,6 +229,29 @@ fn tls(planner: &mut Planner<'_>) -> Option<TlsPlan> {
         require_client_cert: layers.required("tls.require_client_cert"),
         handshake_timeout: layers.required("tls.handshake_timeout"),
         handshakes_max: layers.required("tls.max_handshakes"),
+    })
+}
+
+fn balance(planner: &Planner<'_>) -> BalancePlan {
+    let layers = planner.layers;
+    BalancePlan {
+        policy: match planner.text("proxy.balance").as_str() {
+            "least_in_flight" => BalancePolicy::LeastInFlight,
+            _ => BalancePolicy::RoundRobin,
+        },
+        slow_start: layers.required("proxy.slow_start"),
+        queue_size: layers.required::<u64>("pool.queue_size") as u32,
+        queue_timeout: layers.required("pool.queue_timeout"),
+        retry_budget: layers.required("proxy.retry_budget"),
+    }
+}
+
+fn breaker(layers: &Layers) -> Option<BreakerPlan> {
+    unbuilt::is_on(layers, "circuit_breaker").then(|| BreakerPlan {
+        failure_threshold: layers.required::<u64>("circuit_breaker.failure_threshold") as u32,
+        failure_ratio: layers.required("circuit_breaker.failure_ratio"),
+        window: layers.required("circuit_breaker.window"),
+        recovery_timeout: layers.required("circuit_breaker.recovery_timeout"),
     })
 }
 

@@ -117,6 +117,27 @@ pub const KEYS: &[Key] = &[
         "false",
         "Connections of `trusted_proxies` begin with a PROXY header (version 1 or 2) that tells who connected.",
     ),
+    key(
+        "proxy",
+        "balance",
+        Choice(&["round_robin", "least_in_flight"]),
+        "round_robin",
+        "How new work is spread over upstreams: by weight alone, or to those with the fewest requests for their weight.",
+    ),
+    key(
+        "proxy",
+        "slow_start",
+        Duration,
+        "10",
+        "How long an upstream that comes back takes to its whole share; 0: it has it at once.",
+    ),
+    key(
+        "proxy",
+        "retry_budget",
+        Ratio,
+        "0.2",
+        "Reads that failed at one upstream and are sent to another, as a part of all requests at most.",
+    ),
     key("proxy", "rewrite_host", Bool, "false", "Send the upstream's own name as `Host` in place of the client's."),
     key(
         "session",
@@ -215,6 +236,14 @@ pub const KEYS: &[Key] = &[
         "1024",
         "Idle connections to an upstream that are kept at most, over all workers.",
     ),
+    key(
+        "pool",
+        "queue_size",
+        Count(0, 65_536),
+        "1024",
+        "Requests that wait, over all workers, while `max_connections` of an upstream are in use; more get 503.",
+    ),
+    key("pool", "queue_timeout", Duration, "5", "How long one of them waits before it gets 503."),
     key("pool", "idle_timeout", Duration, "300", "An idle connection to an upstream is closed after this."),
     key(
         "logging",
@@ -405,6 +434,7 @@ pub const KEYS: &[Key] = &[
     ),
     key("circuit_breaker", "failure_threshold", Count(1, 1_000_000), "5", "Failures in the window that open it."),
     key("circuit_breaker", "recovery_timeout", Duration, "60", "How long it stays open before one request tries."),
+    key("circuit_breaker", "window", Duration, "10", "The time over which requests and failures are counted."),
     key(
         "circuit_breaker",
         "failure_ratio",

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use super::{keys, login, resolve};
-use crate::config::plan::{AuthPlan, Plan, UpstreamPlan, UpstreamTls};
+use crate::config::plan::{AuthPlan, BalancePolicy, Plan, UpstreamPlan, UpstreamTls};
 use crate::identity::{ApiKeys, Keys, Logins};
 use crate::net::tls::Connector;
-use crate::table::{Endpoint, Schedule};
+use crate::table;
+use crate::table::{Balancer, Endpoint, Line, Policy, Trip};
 use crate::worker::{Gate, Rules, Upstream, View};
 
 /// Numbers of upstreams come round after this many, which is what the table has room for.
@@ -34,6 +36,7 @@ pub fn next_view(plan: Arc<Plan>, view: &View) -> Result<View, String> {
 
 fn build(plan: Arc<Plan>, before: Option<&View>) -> Result<View, String> {
     let mut connectors: HashMap<&UpstreamTls, Connector> = HashMap::new();
+    let line = line(before);
     let mut upstreams = Vec::with_capacity(plan.upstreams.len());
     for (entry, upstream) in plan.upstreams.iter().enumerate() {
         let tls = match &upstream.tls {
@@ -48,7 +51,8 @@ fn build(plan: Arc<Plan>, before: Option<&View>) -> Result<View, String> {
             }
         };
         let addresses = resolve::addresses(&upstream.host, upstream.port);
-        upstreams.extend(at_each(&Arc::new(upstream.clone()), entry, tls, &addresses, before));
+        let entry = Entry { plan: Arc::new(upstream.clone()), place: entry, tls };
+        upstreams.extend(at_each(&plan, &entry, &addresses, before, &line));
     }
     let asks = plan.auth.is_some() || plan.upstreams.iter().any(|upstream| upstream.credential.is_some());
     let keys = match before.filter(|before| asks_the_same(&before.plan, &plan)) {
@@ -61,7 +65,8 @@ fn build(plan: Arc<Plan>, before: Option<&View>) -> Result<View, String> {
     let gate = plan.auth.as_ref().map(|auth| gate(auth, keys.clone(), logins)).transpose()?.map(Arc::new);
     Ok(View {
         places: places(&upstreams),
-        schedule: Arc::new(schedule(&upstreams)),
+        balancer: Arc::new(balancer(&plan, &upstreams, before, line)),
+        trip: trip(&plan),
         upstreams,
         rules: Rules::new(&plan),
         limits: before.map(|before| before.limits.clone()).unwrap_or_default(),
@@ -78,33 +83,46 @@ fn asks_the_same(one: &Plan, other: &Plan) -> bool {
     one.auth == other.auth && credentials(one) == credentials(other)
 }
 
+/// An upstream of the plan.
+struct Entry {
+    plan: Arc<UpstreamPlan>,
+    place: usize,
+    tls: Option<Connector>,
+}
+
 /// One upstream for each address; one without an address for a name that does not resolve.
 fn at_each(
-    plan: &Arc<UpstreamPlan>,
-    entry: usize,
-    tls: Option<Connector>,
+    plan: &Plan,
+    entry: &Entry,
     addresses: &[SocketAddr],
     before: Option<&View>,
+    line: &Arc<Line<Endpoint>>,
 ) -> Vec<Upstream> {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let siblings = addresses.len().max(1);
     let each = addresses.iter().copied().map(Some).chain(addresses.is_empty().then_some(None));
     let upstream = |address: Option<SocketAddr>| {
         let key: Arc<str> = match address {
-            Some(address) if resolve::is_name(&plan.host) => format!("{}@{address}", plan.name).into(),
-            _ => plan.name.as_str().into(),
+            Some(address) if resolve::is_name(&entry.plan.host) => format!("{}@{address}", entry.plan.name).into(),
+            _ => entry.plan.name.as_str().into(),
         };
-        let same = |known: &&Upstream| known.address == address && known.plan.tls == plan.tls;
+        let same = |known: &&Upstream| known.address == address && known.plan.tls == entry.plan.tls;
         let known = before.and_then(|before| before.upstreams.get(before.upstream_of(&key)?)).filter(same);
+        let words = match known {
+            Some(known) => known.words.clone(),
+            None => Arc::new(Endpoint::new(entry.plan.max_connections, plan.balance.queue_size, line.clone())),
+        };
+        words.set_max(entry.plan.max_connections);
+        words.set_waiting(plan.balance.queue_size);
         Upstream {
-            plan: plan.clone(),
-            entry,
+            plan: entry.plan.clone(),
+            entry: entry.place,
             key,
             number: known.map_or_else(|| NEXT.fetch_add(1, Relaxed) % NUMBERS, |known| known.number),
             siblings,
             address,
-            words: known.map_or_else(|| Arc::new(Endpoint::default()), |known| known.words.clone()),
-            tls: tls.clone(),
+            words,
+            tls: entry.tls.clone(),
         }
     };
     each.map(upstream).collect()
@@ -114,9 +132,40 @@ fn places(upstreams: &[Upstream]) -> HashMap<Arc<str>, usize> {
     upstreams.iter().enumerate().map(|(place, upstream)| (upstream.key.clone(), place)).collect()
 }
 
-fn schedule(upstreams: &[Upstream]) -> Schedule {
-    let weights: Vec<u32> = upstreams.iter().map(|upstream| upstream.plan.weight).collect();
-    Schedule::new(&weights)
+/// Where requests wait that could go to any upstream: the same line for the life of the process.
+fn line(before: Option<&View>) -> Arc<Line<Endpoint>> {
+    before.map_or_else(|| Arc::new(Line::new(0)), |before| before.balancer.line().clone())
+}
+
+fn balancer(plan: &Plan, upstreams: &[Upstream], before: Option<&View>, line: Arc<Line<Endpoint>>) -> Balancer {
+    line.set_limit(plan.balance.queue_size);
+    let rules = table::Rules {
+        policy: match plan.balance.policy {
+            BalancePolicy::RoundRobin => Policy::RoundRobin,
+            BalancePolicy::LeastInFlight => Policy::LeastInFlight,
+        },
+        slow_start_ms: milliseconds(plan.balance.slow_start),
+        trip: trip(plan),
+    };
+    let endpoints = upstreams.iter().map(|upstream| (upstream.words.clone(), upstream.plan.weight)).collect();
+    let balancer = Balancer::new(rules, endpoints, line);
+    match before {
+        Some(before) => balancer.following(&before.balancer),
+        None => balancer,
+    }
+}
+
+fn trip(plan: &Plan) -> Option<Trip> {
+    plan.breaker.map(|breaker| Trip {
+        failure_threshold: breaker.failure_threshold,
+        failure_ratio: breaker.failure_ratio,
+        window_ms: milliseconds(breaker.window),
+        recovery_ms: milliseconds(breaker.recovery_timeout),
+    })
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `logins`: those under way go on.
@@ -149,12 +198,14 @@ pub fn resolved_anew(view: &View) -> Option<View> {
         } else {
             changed = true;
             tracing::info!(upstream = one.plan.name, ?found, "the addresses of an upstream changed");
-            upstreams.extend(at_each(&one.plan, one.entry, one.tls.clone(), &found, Some(view)));
+            let entry = Entry { plan: one.plan.clone(), place: one.entry, tls: one.tls.clone() };
+            upstreams.extend(at_each(&view.plan, &entry, &found, Some(view), view.balancer.line()));
         }
     }
     changed.then(|| View {
         places: places(&upstreams),
-        schedule: Arc::new(schedule(&upstreams)),
+        balancer: Arc::new(balancer(&view.plan, &upstreams, Some(view), view.balancer.line().clone())),
+        trip: view.trip,
         upstreams,
         plan: view.plan.clone(),
         gate: view.gate.clone(),

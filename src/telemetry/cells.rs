@@ -98,6 +98,10 @@ pub struct WorkerCells {
     pub requests: Count,
     /// Open event streams.
     pub streams: Count,
+    /// Requests that wait for a place at an upstream.
+    pub queued: Count,
+    /// Reads that were not sent to another upstream for want of a budget.
+    pub retries_denied: Count,
     refusals: Mutex<BTreeMap<&'static str, u64>>,
     denials: Mutex<BTreeMap<&'static str, u64>>,
     handshakes: Mutex<BTreeMap<&'static str, u64>>,

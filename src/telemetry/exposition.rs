@@ -121,6 +121,10 @@ fn process_families(out: &mut Vec<MetricFamily>, series: &Series) {
     out.push(counter("shadowcat_accept_errors_total", help, workers(|c| &c.accept_errors)));
     out.push(counter("shadowcat_requests_total", "Requests of all kinds.", workers(|c| &c.requests)));
     out.push(gauge("shadowcat_streams_active", "Open event streams.", workers(|c| &c.streams)));
+    let help = "Requests that wait for a place at an upstream.";
+    out.push(gauge("shadowcat_upstream_queue", help, workers(|c| &c.queued)));
+    let help = "Reads that failed and were not sent to another upstream, for want of proxy.retry_budget.";
+    out.push(counter("shadowcat_upstream_retries_denied_total", help, workers(|c| &c.retries_denied)));
     out.push(counter("shadowcat_connection_panics_total", "Connections lost to a panic.", workers(|c| &c.panics)));
     let restarts = [(vec![], series.restarts)];
     out.push(counter("shadowcat_worker_restarts_total", "Workers that died and were started anew.", restarts));

@@ -91,7 +91,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let id = worker.next_connection.replace(worker.next_connection.get() + 1);
     let flags = Rc::new(Flags {
         client_fd: stream.fd(),
-        phase: Cell::new(Phase::Idle),
+        phase: Cell::new(Phase::New),
         drain: RefCell::default(),
         write_by: Cell::new((0, 0)),
     });

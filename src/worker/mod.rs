@@ -58,6 +58,8 @@ pub use shared::{Command, Shared, Upstream, View};
 
 /// How often a worker looks after idle connections, open streams and its heartbeat.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
+/// How long a drain waits for the first request of a connection that was just made.
+const NEWCOMERS: Duration = Duration::from_millis(500);
 /// Scratch space kept for reuse.
 const SCRATCH_MAX: usize = 64;
 
@@ -70,6 +72,7 @@ pub struct Worker {
     view: RefCell<Rc<upstream::LocalView>>,
     sessions: session::Hot,
     told: limit::Told,
+    retry_budget: upstream::RetryBudget,
     remembered: auth::Remembered,
     #[expect(clippy::vec_box, reason = "connections take and give the boxes, which keeps their futures small")]
     scratch: RefCell<Vec<Box<Scratch>>>,
@@ -91,6 +94,8 @@ struct Scratch {
 /// What a connection is doing: how a drain finds out whom to wake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// Before its first request, which may be on its way: a drain leaves it a moment.
+    New,
     /// Between requests.
     Idle,
     /// A request is under way; it will be finished.
@@ -134,8 +139,12 @@ pub async fn run(
     }
     accepting.stop().await;
     worker.drain();
+    let begun = Instant::now();
     while !worker.connections.borrow().is_empty() {
         net::sleep(Duration::from_millis(5)).await;
+        if begun.elapsed() >= NEWCOMERS {
+            worker.end_newcomers();
+        }
     }
 }
 
@@ -160,6 +169,7 @@ impl Worker {
         let cells = shared.registry.worker(index);
         cells.connections.set(0);
         cells.streams.set(0);
+        cells.queued.set(0);
         let view = upstream::LocalView::first(index, &shared);
         Worker {
             index,
@@ -167,6 +177,7 @@ impl Worker {
             view: RefCell::new(Rc::new(view)),
             sessions: session::Hot::default(),
             told: limit::Told::default(),
+            retry_budget: upstream::RetryBudget::default(),
             remembered: auth::Remembered::default(),
             scratch: RefCell::default(),
             connections: RefCell::default(),
@@ -232,9 +243,18 @@ impl Worker {
             match flags.phase.get() {
                 Phase::Idle => stream::wake_reader(flags.client_fd),
                 Phase::Streaming(_) => flags.drain.borrow_mut().take().into_iter().for_each(std::task::Waker::wake),
-                Phase::Busy => {}
+                Phase::New | Phase::Busy => {}
             }
         }
+    }
+}
+
+impl Worker {
+    /// Of a drain: who has not asked for anything by now will not.
+    fn end_newcomers(&self) {
+        let connections = self.connections.borrow();
+        let newcomers = connections.values().filter(|flags| flags.phase.get() == Phase::New);
+        newcomers.for_each(|flags| stream::wake_reader(flags.client_fd));
     }
 }
 

@@ -116,6 +116,8 @@ impl Refusal {
     );
     pub const UPSTREAM_BUSY: Refusal =
         later(1, no(503, SERVER, "upstream_busy", "all connections to upstream are in use"));
+    pub const UPSTREAMS_OUT: Refusal =
+        later(5, no(503, SERVER, "upstreams_out", "no upstream is healthy; see shadowcat_upstream_healthy"));
     pub const UPSTREAM_CONNECT: Refusal = no(502, SERVER, "upstream_connect", "upstream does not accept connections");
     /// Ours to mend, and nobody else's fault.
     pub const NO_RESOURCES: Refusal =
@@ -172,6 +174,11 @@ impl Refusal {
         let retry_after = u32::try_from(exceeded.reset_s).unwrap_or(u32::MAX);
         let refusal = later(retry_after, no(429, SERVER, "rate_limit", ""));
         Refusal { message: message.into(), exceeded: Some(exceeded), ..refusal }
+    }
+
+    pub fn breaker_open(retry_after_ms: u64) -> Refusal {
+        let seconds = u32::try_from(retry_after_ms.div_ceil(1000)).unwrap_or(u32::MAX);
+        later(seconds, no(503, SERVER, "breaker_open", "upstream failed too often and is left alone for a while"))
     }
 
     pub fn closing(self) -> Refusal {

@@ -301,7 +301,8 @@ pub async fn answer_head(
         {
             Ok((Ok(1..), filled)) => buffer = Some(filled),
             Ok(_) => return Err(fail(Refusal::UPSTREAM_CLOSED, silent)),
-            Err(Interrupt::Timeout | Interrupt::Drain) => return Err(fail(exchange.timeout_refusal(), false)),
+            Err(Interrupt::Timeout) => return Err(fail(exchange.timeout_refusal(), silent)),
+            Err(Interrupt::Drain) => return Err(fail(exchange.timeout_refusal(), false)),
             Err(Interrupt::Refused(refusal)) => return Err(fail(refusal, false)),
         }
     }

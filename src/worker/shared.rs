@@ -16,7 +16,7 @@ use crate::config::plan::{Plan, UpstreamPlan};
 use crate::identity::Keys;
 use crate::net::tls::Connector;
 use crate::store::Store;
-use crate::table::{Affinity, Endpoint, Schedule};
+use crate::table::{Affinity, Balancer, Endpoint, Trip};
 use crate::telemetry::histogram::Histogram;
 use crate::telemetry::{Registry, WorkerCells};
 
@@ -27,7 +27,9 @@ pub struct View {
     pub upstreams: Vec<Upstream>,
     /// Places by key.
     pub places: HashMap<Arc<str>, usize>,
-    pub schedule: Arc<Schedule>,
+    pub balancer: Arc<Balancer>,
+    /// When breakers open; `None`: there are none.
+    pub trip: Option<Trip>,
     /// What tokens are verified with, and what upstreams ask of us.
     pub keys: Option<Arc<Keys>>,
     /// `None`: nobody is asked who they are.

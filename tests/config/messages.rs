@@ -122,7 +122,7 @@ fn a_server_names_each_feature_it_does_not_have() {
     // The complete example of the guide switches on what is not there yet; its ConfigMap does not.
     let guide = |name: &str| root().join(format!("tests/fixtures/guide/{name}.toml"));
     let said = config::load(&from_file(&guide("complete"))).unwrap_err().to_string();
-    assert!(said.contains("the circuit breaker is not available in this version"), "{said}");
+    assert!(said.contains("tracing is not available in this version"), "{said}");
     let warnings = config::check(&from_file(&guide("complete"))).unwrap().warnings;
     assert!(warnings.iter().any(|warning| warning.contains("a server does not start")));
     let configmap = config::load(&from_file(&guide("configmap"))).unwrap();

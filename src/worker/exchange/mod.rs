@@ -1,5 +1,7 @@
 //! ONE REQUEST: the whole story. Only this file calls the stages.
 
+mod sending;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
@@ -8,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::auth::{self, Caller};
 use super::connection::{After, Client};
-use super::envelope::{self, Envelope, Intake};
+use super::envelope::{self, Envelope};
 use super::guard::{self, Request};
 use super::inspect::Inspect;
 use super::limit::{self, Subject};
@@ -16,7 +18,7 @@ use super::outbound;
 use super::refusal::{self, Refusal};
 use super::relay::{self, Answer, Upload, Watch};
 use super::session::{self, Birth, OpenStream, Session};
-use super::upstream::{self, Lease, LocalView};
+use super::upstream::{self, Lease, LocalView, Wanted};
 use super::{Phase, Scratch, Worker, local, login};
 use crate::base::SessionId;
 use crate::config::plan::Plan;
@@ -27,8 +29,8 @@ use crate::telemetry::UpstreamCells;
 use crate::wire::http1::body::BodyDecoder;
 use crate::wire::http1::framing::{self, BodyLength};
 use crate::wire::http1::head::{Method, Name, ResponseHead};
-use crate::wire::json::Peek;
 use crate::wire::mcp::{Era, header};
+use sending::Sending;
 
 /// What holds for the whole of one request: set once, read by every stage.
 pub struct Exchange<'a> {
@@ -209,6 +211,7 @@ async fn story(
                 continue;
             }
         };
+        lease.answered(worker, view);
         if answer.status == 401
             && sending.credential.is_some()
             && let Some(keys) = &view.view.keys
@@ -238,115 +241,6 @@ async fn show(
     let keep = Box::pin(login::answer(worker, &view.view, client, request, page)).await;
     *input = following;
     if keep { After::KeepAlive } else { After::Linger }
-}
-
-/// The request on its way to an upstream, perhaps more than once.
-struct Sending<'a> {
-    session: Option<&'a Session>,
-    /// Ours at the upstream that was chosen.
-    credential: Option<Arc<Credential>>,
-    /// A whole body is kept for a second try; one that streams is given away.
-    body: Buffer,
-    streaming: Option<Intake>,
-    was_streaming: bool,
-    retried: bool,
-}
-
-impl<'a> Sending<'a> {
-    fn new(session: Option<&'a Session>, mut intake: Intake) -> Sending<'a> {
-        let body = std::mem::take(&mut intake.body);
-        let was_streaming = !intake.is_whole();
-        let streaming = was_streaming.then_some(intake);
-        Sending { session, credential: None, body, streaming, was_streaming, retried: false }
-    }
-
-    async fn lease(&mut self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
-        let (worker, view) = (exchange.worker, exchange.view);
-        let lease = match self.session {
-            Some(session) => match upstream::lease(worker, view, Some(session.upstream), self.retried).await {
-                Err(_) if view.view.upstreams[session.upstream].words.has_lost_its_sessions(worker.now_ms()) => {
-                    session::end(worker, session.id).await?;
-                    return Err(Refusal::SESSION_UNKNOWN);
-                }
-                other => other?,
-            },
-            None => self.lease_any(exchange).await?,
-        };
-        exchange.timeout.set(view.view.upstreams[lease.index].plan.timeout);
-        self.credential = exchange.credential(lease.index).map_err(|error| {
-            tracing::error!(upstream = exchange.name(&lease), %error, "a request cannot be sent");
-            Refusal::NO_CREDENTIAL
-        })?;
-        lease.cells().requests.add(1);
-        Ok(lease)
-    }
-
-    /// Any upstream, but rather the one that issued the request's opaque state.
-    async fn lease_any(&self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
-        let (worker, view) = (exchange.worker, exchange.view);
-        let issuer = exchange.envelope.affinity.and_then(|key| worker.shared.affinity.find(key));
-        if let Some(index) = issuer.and_then(|number| view.view.upstream_numbered(number))
-            && view.view.upstreams[index].words.is_open(worker.now_ms())
-            && let Ok(lease) = upstream::lease(worker, view, Some(index), self.retried).await
-        {
-            return Ok(lease);
-        }
-        upstream::lease(worker, view, None, self.retried).await
-    }
-
-    /// Send head and body in one go; what is still to come of the body goes on as an upload. A failed write is not an
-    /// error here: the reader finds out what upstream made of it.
-    async fn send<'b>(
-        &mut self,
-        exchange: &'b Exchange<'b>,
-        lease: &'b Lease,
-        peek: &'b RefCell<&mut Peek>,
-    ) -> Upload<'b> {
-        let framing = match (self.was_streaming, exchange.request.body()) {
-            (true, framing) => framing,
-            (false, BodyLength::Empty) => BodyLength::Empty,
-            (false, _) => BodyLength::Length(self.body.len() as u64),
-        };
-        let upstream = &exchange.view.view.upstreams[lease.index];
-        let mut out = Buffer::small();
-        outbound::request(out.vec(), exchange, upstream, self.credential.as_deref(), self.session, framing);
-        let limit = exchange.upstream_timeout();
-        if self.was_streaming && framing == BodyLength::Chunked && !self.body.is_empty() {
-            let size = crate::wire::http1::encode::chunk_head(self.body.len());
-            self.body.frame_as_chunk(size.as_bytes(), crate::wire::http1::encode::CHUNK_END);
-        }
-        if self.body.len() <= out.room() {
-            out.vec().extend_from_slice(self.body.bytes());
-            let _ = exchange.write_to(&lease.stream, limit, out).await;
-        } else {
-            let _ = exchange.write_to(&lease.stream, limit, out).await;
-            self.body = exchange.write_to(&lease.stream, limit, std::mem::take(&mut self.body)).await.1;
-        }
-        match self.streaming.take() {
-            Some(intake) => Upload::start(exchange, &lease.stream, intake, peek),
-            None => Upload::none(),
-        }
-    }
-
-    /// Once more over a fresh connection, if the pooled one was dead before upstream said a word and the request may
-    /// be repeated.
-    fn retry_or_fail(
-        &mut self,
-        exchange: &Exchange<'_>,
-        lease: &Lease,
-        failed: relay::Unanswered,
-    ) -> Result<(), Refusal> {
-        let may_repeat = exchange.envelope.repeatable && !self.was_streaming;
-        if failed.silent && lease.reused && may_repeat && !self.retried {
-            self.retried = true;
-            lease.cells().retries.add(1);
-            return Ok(());
-        }
-        if let Some(fault) = failed.refusal.fault() {
-            lease.cells().fault(fault);
-        }
-        Err(failed.refusal)
-    }
 }
 
 /// An answer whose head was read, and what it may mean for a session.
@@ -494,7 +388,10 @@ fn abandon(exchange: &Exchange<'_>, index: usize, upstream_session: &[u8]) {
     let limit = upstream.plan.timeout;
     net::spawn(async move {
         let view = worker.view();
-        let Ok(lease) = upstream::lease(&worker, &view, Some(index), true).await else { return };
+        let Ok(lease) = upstream::lease(&worker, &view, Wanted { pinned: Some(index), fresh: true, avoid: &[] }).await
+        else {
+            return;
+        };
         let _ = within(limit, async {
             let _ = lease.stream.write_all(out).await;
             let _ = lease.read(Buffer::small).await;

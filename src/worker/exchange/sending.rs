@@ -1,0 +1,186 @@
+//! A request on its way to an upstream, perhaps to more than one.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use super::Exchange;
+use crate::identity::Credential;
+use crate::net::Buffer;
+use crate::telemetry::Fault;
+use crate::wire::http1::framing::BodyLength;
+use crate::wire::json::Peek;
+use crate::worker::envelope::Intake;
+use crate::worker::outbound;
+use crate::worker::refusal::Refusal;
+use crate::worker::relay::{Unanswered, Upload};
+use crate::worker::session::{self, Session};
+use crate::worker::upstream::{self, Lease, Wanted};
+
+/// Upstreams that a failed read is sent to after the first.
+const ELSEWHERE_MAX: usize = 2;
+
+/// The request, until an answer begins.
+pub(super) struct Sending<'a> {
+    session: Option<&'a Session>,
+    /// Ours at the upstream that was chosen.
+    pub(super) credential: Option<Arc<Credential>>,
+    /// A whole body is kept for a second try; one that streams is given away.
+    body: Buffer,
+    streaming: Option<Intake>,
+    was_streaming: bool,
+    /// A pooled connection had died: once more over a fresh one.
+    retried: bool,
+    /// Upstreams that failed it, and what the first made of it.
+    failed: Vec<usize>,
+    failure: Option<Refusal>,
+}
+
+impl<'a> Sending<'a> {
+    pub(super) fn new(session: Option<&'a Session>, mut intake: Intake) -> Sending<'a> {
+        let body = std::mem::take(&mut intake.body);
+        let was_streaming = !intake.is_whole();
+        let streaming = was_streaming.then_some(intake);
+        Sending {
+            session,
+            credential: None,
+            body,
+            streaming,
+            was_streaming,
+            retried: false,
+            failed: Vec::new(),
+            failure: None,
+        }
+    }
+
+    pub(super) async fn lease(&mut self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
+        let (worker, view) = (exchange.worker, exchange.view);
+        let lease = match self.session {
+            Some(session) => self.lease_of(exchange, session).await?,
+            None => match (self.lease_any(exchange).await, self.failure.take()) {
+                (Ok(lease), failure) => {
+                    self.failure = failure;
+                    lease
+                }
+                // Nobody else can take it: what the first upstream made of it is the answer.
+                (Err(_), Some(failure)) => return Err(failure),
+                (Err(refusal), None) => return Err(refusal),
+            },
+        };
+        exchange.timeout.set(view.view.upstreams[lease.index].plan.timeout);
+        self.credential = exchange.credential(lease.index).map_err(|error| {
+            tracing::error!(upstream = exchange.name(&lease), %error, "a request cannot be sent");
+            Refusal::NO_CREDENTIAL
+        })?;
+        lease.cells().requests.add(1);
+        if self.failed.is_empty() && !self.retried {
+            worker.retry_budget.deposit(view.view.plan.balance.retry_budget);
+        }
+        Ok(lease)
+    }
+
+    /// The upstream where the session lives. Sessions of one that has refused connections for long are over; those of one
+    /// that checks have found unhealthy are not, but their clients had better begin anew where it is not.
+    async fn lease_of(&self, exchange: &Exchange<'_>, session: &Session) -> Result<Lease, Refusal> {
+        let (worker, view) = (exchange.worker, exchange.view);
+        let words = &view.view.upstreams[session.upstream].words;
+        let now = worker.now_ms();
+        if words.marked_down_since().is_some() && view.view.upstreams.iter().any(|other| other.words.is_open(now)) {
+            return Err(Refusal::SESSION_UNKNOWN);
+        }
+        let wanted = Wanted { pinned: Some(session.upstream), fresh: self.retried, avoid: &[] };
+        match upstream::lease(worker, view, wanted).await {
+            Err(_) if words.has_lost_its_sessions(worker.now_ms()) => {
+                session::end(worker, session.id).await?;
+                Err(Refusal::SESSION_UNKNOWN)
+            }
+            other => other,
+        }
+    }
+
+    /// Any upstream, but rather the one that issued the request's opaque state.
+    async fn lease_any(&self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
+        let (worker, view) = (exchange.worker, exchange.view);
+        let any = Wanted { pinned: None, fresh: self.retried, avoid: &self.failed };
+        let issuer = exchange.envelope.affinity.and_then(|key| worker.shared.affinity.find(key));
+        if let Some(index) = issuer.and_then(|number| view.view.upstream_numbered(number))
+            && !self.failed.contains(&index)
+            && view.view.upstreams[index].words.accepts(worker.now_ms(), view.view.trip.as_ref())
+            && let Ok(lease) = upstream::lease(worker, view, Wanted { pinned: Some(index), ..any }).await
+        {
+            return Ok(lease);
+        }
+        upstream::lease(worker, view, any).await
+    }
+
+    /// Send head and body in one go; what is still to come of the body goes on as an upload. A failed write is not an
+    /// error here: the reader finds out what upstream made of it.
+    pub(super) async fn send<'b>(
+        &mut self,
+        exchange: &'b Exchange<'b>,
+        lease: &'b Lease,
+        peek: &'b RefCell<&mut Peek>,
+    ) -> Upload<'b> {
+        let framing = match (self.was_streaming, exchange.request.body()) {
+            (true, framing) => framing,
+            (false, BodyLength::Empty) => BodyLength::Empty,
+            (false, _) => BodyLength::Length(self.body.len() as u64),
+        };
+        let upstream = &exchange.view.view.upstreams[lease.index];
+        let mut out = Buffer::small();
+        outbound::request(out.vec(), exchange, upstream, self.credential.as_deref(), self.session, framing);
+        let limit = exchange.upstream_timeout();
+        if self.was_streaming && framing == BodyLength::Chunked && !self.body.is_empty() {
+            let size = crate::wire::http1::encode::chunk_head(self.body.len());
+            self.body.frame_as_chunk(size.as_bytes(), crate::wire::http1::encode::CHUNK_END);
+        }
+        if self.body.len() <= out.room() {
+            out.vec().extend_from_slice(self.body.bytes());
+            let _ = exchange.write_to(&lease.stream, limit, out).await;
+        } else {
+            let _ = exchange.write_to(&lease.stream, limit, out).await;
+            self.body = exchange.write_to(&lease.stream, limit, std::mem::take(&mut self.body)).await.1;
+        }
+        match self.streaming.take() {
+            Some(intake) => Upload::start(exchange, &lease.stream, intake, peek),
+            None => Upload::none(),
+        }
+    }
+
+    /// What failed before upstream said a word, and may be repeated: once more over a fresh connection, if the pooled one
+    /// was dead; else at another upstream, if the budget allows it.
+    ///
+    /// # Errors
+    /// The failure, if that was all.
+    pub(super) fn retry_or_fail(
+        &mut self,
+        exchange: &Exchange<'_>,
+        lease: &Lease,
+        unanswered: Unanswered,
+    ) -> Result<(), Refusal> {
+        let Unanswered { refusal, silent } = unanswered;
+        let may_repeat = silent && exchange.envelope.repeatable && !self.was_streaming;
+        if may_repeat && lease.reused && !self.retried && refusal.fault() == Some(Fault::Closed) {
+            self.retried = true;
+            lease.cells().retries.add(1);
+            return Ok(());
+        }
+        let Some(fault) = refusal.fault() else { return Err(refusal) };
+        lease.cells().fault(fault);
+        if matches!(fault, Fault::Closed | Fault::Timeout) {
+            lease.failed(exchange.worker, exchange.view);
+        }
+        let others = exchange.view.view.upstreams.len() - 1;
+        let elsewhere = may_repeat && self.session.is_none() && self.failed.len() < ELSEWHERE_MAX.min(others);
+        if !elsewhere || refusal.reason == Refusal::REQUEST_TIMEOUT.reason {
+            return Err(refusal);
+        }
+        if !exchange.worker.retry_budget.withdraw() {
+            exchange.worker.cells.retries_denied.add(1);
+            return Err(refusal);
+        }
+        self.failed.push(lease.index);
+        self.failure.get_or_insert(refusal);
+        lease.cells().retries.add(1);
+        Ok(())
+    }
+}
