@@ -18,7 +18,6 @@ const FEATURES: &[(&str, By)] = &[
     ("the circuit breaker", By::Section("circuit_breaker")),
     ("recording", By::Section("record")),
     ("the administrator's interface", By::Section("admin")),
-    ("sealed session ids", By::Key("session.secret", "")),
     ("failover of sessions", By::Key("session.failover", "reinitialize")),
 ];
 

@@ -16,6 +16,7 @@ mod pool;
 mod probes;
 mod rates;
 mod replicas;
+mod sealed;
 mod sessions;
 mod smuggling;
 mod store;

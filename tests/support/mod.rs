@@ -4,6 +4,7 @@
 //! state, and gives up after [`wait::PATIENCE`].
 
 pub mod client;
+pub mod front;
 pub mod http;
 pub mod idp;
 pub mod mcp;
