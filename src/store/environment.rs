@@ -325,3 +325,30 @@ fn put_aside(path: &Path, why: String) -> OpenError {
     let _ = fs::remove_file(path.join("lock.mdb"));
     OpenError::Damaged { path: shown, why, kept: kept.display().to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(n: u8) -> SessionId {
+        SessionId::from_digest([n; 24])
+    }
+
+    #[test]
+    fn the_last_that_ended_are_remembered_and_their_number_is_bounded() {
+        const MAX: u64 = 4;
+        let environment = Environment::open(&Options::default()).unwrap();
+        let has_ended = |n: u8| matches!(environment.look_up(&name(n)).unwrap(), Found::Ended);
+        for n in 0..100 {
+            assert!(!has_ended(n));
+            let mut txn = environment.write().unwrap();
+            // Twice is once.
+            environment.put_ended(&mut txn, &name(n), MAX).unwrap();
+            environment.put_ended(&mut txn, &name(n), MAX).unwrap();
+            txn.commit().unwrap();
+            assert!((n.saturating_sub(3)..=n).all(has_ended), "after {n}");
+            let kept = (0..=n).filter(|&n| has_ended(n)).count() as u64;
+            assert!(kept <= 2 * MAX, "{kept} after {n}");
+        }
+    }
+}

@@ -21,11 +21,26 @@ const CLEANUP_BATCH: usize = 1000;
 const TOUCHES_MAX: usize = 10_000;
 
 pub enum Write {
-    Create { reservation: Reservation, id: SessionId, record: Record, done: Done },
+    Create {
+        reservation: Reservation,
+        id: SessionId,
+        record: Record,
+        done: Done,
+    },
     /// A session that began elsewhere; nobody waits for it.
-    Adopt { reservation: Reservation, id: SessionId, record: Record },
-    End { id: SessionId, done: Done },
-    Touch { id: SessionId, at_ms: u64 },
+    Adopt {
+        reservation: Reservation,
+        id: SessionId,
+        record: Record,
+    },
+    End {
+        id: SessionId,
+        done: Done,
+    },
+    Touch {
+        id: SessionId,
+        at_ms: u64,
+    },
     Close,
 }
 
@@ -178,8 +193,8 @@ impl Writer {
             let mut txn = environment.write()?;
             let mut begun = Vec::with_capacity(creates.len());
             for Create { id, record, done, .. } in creates {
-                let begins = done.is_some()
-                    || (environment.get_in(&txn, id)?.is_none() && !environment.has_ended(&txn, id)?);
+                let begins =
+                    done.is_some() || (environment.get_in(&txn, id)?.is_none() && !environment.has_ended(&txn, id)?);
                 if begins {
                     environment.put(&mut txn, id, record)?;
                 }

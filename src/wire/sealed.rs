@@ -311,7 +311,9 @@ mod tests {
 
     #[test]
     fn secrets_that_can_be_guessed_are_refused() {
-        for bad in ["", "short", &ONE[1..], &"a".repeat(64), "abababababababababababababababababab", &ONE[..16].repeat(2)] {
+        for bad in
+            ["", "short", &ONE[1..], &"a".repeat(64), "abababababababababababababababababab", &ONE[..16].repeat(2)]
+        {
             assert!(check_secret(bad).is_err(), "{bad}");
         }
         for good in [ONE, "b3f1c2d4e5a697887766554433221100", "correct horse battery staple, and more"] {

@@ -204,8 +204,7 @@ fn a_session_is_served_to_nobody_else_at_any_proxy(driver: Driver) {
     let auth = format!("[auth]\nissuer = \"{}\"\naudience = [\"https://mcp.example.com\"]\n", idp.issuer());
     let guarded = || sealing(driver, &[&replica.upstream]).config(&auth).start();
     let (one, other) = (guarded(), guarded());
-    let [alice, mallory] =
-        ["alice", "mallory"].map(|name| format!("Authorization: Bearer {}\r\n", idp.token(name)));
+    let [alice, mallory] = ["alice", "mallory"].map(|name| format!("Authorization: Bearer {}\r\n", idp.token(name)));
     for proxy in [&one, &other] {
         wait_until("the keys to be there", || proxy.ask(&with(&alice, &listen("x", ""))).status != 503);
     }

@@ -50,7 +50,8 @@ fn join(client: TcpStream, proxy: TcpStream) {
     for stream in [&client, &proxy] {
         stream.set_nodelay(true).expect("TCP_NODELAY");
     }
-    let pair = |one: &TcpStream, other: &TcpStream| (one.try_clone().expect("clone"), other.try_clone().expect("clone"));
+    let pair =
+        |one: &TcpStream, other: &TcpStream| (one.try_clone().expect("clone"), other.try_clone().expect("clone"));
     for (from, to) in [pair(&client, &proxy), pair(&proxy, &client)] {
         thread::spawn(move || carry(from, to));
     }
