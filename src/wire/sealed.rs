@@ -152,7 +152,7 @@ pub fn check_secret(text: &str) -> Result<(), &'static str> {
     let repeats = |period: usize| bytes[period..] == bytes[..bytes.len() - period];
     match bytes.len() {
         0 => Err("is empty; make one with `openssl rand -base64 32`"),
-        ..SECRET_MIN => Err("is too short: at least 32 characters, as `openssl rand -base64 32` makes them"),
+        1..SECRET_MIN => Err("is too short: at least 32 characters, as `openssl rand -base64 32` makes them"),
         _ if distinct.len() < DISTINCT_MIN => Err("can be guessed: it has fewer than 8 different characters"),
         length if (1..=length / 2).any(repeats) => Err("can be guessed: it repeats itself"),
         _ => Ok(()),
