@@ -1,4 +1,5 @@
-//! Session ids as clients see them: ours, random, never the upstream's own.
+//! Names of sessions: ours, never the upstream's own. Clients see them as they are, unless ids are sealed (`wire::sealed`):
+//! then a session is named by a hash of what its client sees.
 
 use std::fmt;
 
@@ -15,20 +16,33 @@ impl SessionId {
 
     /// The id made of these random bytes.
     pub fn from_random(random: [u8; 24]) -> SessionId {
-        let mut text = [0u8; SessionId::LEN];
-        for (three, four) in random.chunks_exact(3).zip(text.chunks_exact_mut(4)) {
-            let word = u32::from(three[0]) << 16 | u32::from(three[1]) << 8 | u32::from(three[2]);
-            for (i, out) in four.iter_mut().enumerate() {
-                *out = ALPHABET[(word >> (18 - 6 * i) & 63) as usize];
-            }
-        }
+        SessionId(spelt(random))
+    }
+
+    /// The name of a session whose client-visible id is another text, of which these bytes are a hash. It begins with `~`,
+    /// so that no client can spell it.
+    pub fn from_digest(digest: [u8; 24]) -> SessionId {
+        let mut text = spelt(digest);
+        text[0] = DERIVED;
         SessionId(text)
     }
 
-    /// The id that `text` spells; `None` for anything that we cannot have issued.
+    /// Whether it names a session whose client sees another text.
+    pub fn is_derived(&self) -> bool {
+        self.0[0] == DERIVED
+    }
+
+    /// The id that `text` of a client spells; `None` for anything that we cannot have issued.
     pub fn parse(text: &[u8]) -> Option<SessionId> {
         let text: [u8; SessionId::LEN] = text.try_into().ok()?;
-        text.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')).then_some(SessionId(text))
+        text.iter().all(is_digit).then_some(SessionId(text))
+    }
+
+    /// The name that these bytes of a store spell, derived ones included.
+    pub fn from_stored(text: &[u8]) -> Option<SessionId> {
+        let text: [u8; SessionId::LEN] = text.try_into().ok()?;
+        let fine = (is_digit(&text[0]) || text[0] == DERIVED) && text[1..].iter().all(is_digit);
+        fine.then_some(SessionId(text))
     }
 
     pub fn as_bytes(&self) -> &[u8; SessionId::LEN] {
@@ -38,6 +52,24 @@ impl SessionId {
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("base64url is ASCII")
     }
+}
+
+/// In the place of the first digit of a derived name; no digit of base64url.
+const DERIVED: u8 = b'~';
+
+fn is_digit(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
+}
+
+fn spelt(bytes: [u8; 24]) -> [u8; SessionId::LEN] {
+    let mut text = [0u8; SessionId::LEN];
+    for (three, four) in bytes.chunks_exact(3).zip(text.chunks_exact_mut(4)) {
+        let word = u32::from(three[0]) << 16 | u32::from(three[1]) << 8 | u32::from(three[2]);
+        for (i, out) in four.iter_mut().enumerate() {
+            *out = ALPHABET[(word >> (18 - 6 * i) & 63) as usize];
+        }
+    }
+    text
 }
 
 /// An id is a bearer secret: logs get its first six characters only.
@@ -64,5 +96,15 @@ mod tests {
         assert_eq!(SessionId::parse(b"short"), None);
         assert_eq!(SessionId::parse(&[b'='; 32]), None);
         assert_eq!(SessionId::parse(&[b'a'; 33]), None);
+    }
+
+    #[test]
+    fn derived_names_are_for_the_store_alone() {
+        let derived = SessionId::from_digest([7; 24]);
+        assert!(derived.is_derived() && !SessionId::from_random([7; 24]).is_derived());
+        assert_eq!(SessionId::parse(derived.as_bytes()), None);
+        assert_eq!(SessionId::from_stored(derived.as_bytes()), Some(derived));
+        assert_eq!(SessionId::from_stored(&[b'~'; 32]), None);
+        assert_ne!(SessionId::from_digest([8; 24]), derived);
     }
 }

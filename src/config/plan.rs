@@ -2,14 +2,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use super::auth_plan::{
     ApiKeyPlan, AuthPlan, CredentialPlan, GrantPlan, IssuerPlan, LoginPlan, Provider, RulePlan,
 };
 use crate::wire::http1::head::HeadLimits;
+use crate::wire::sealed::Seal;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     pub bind: SocketAddr,
     /// Number of worker threads, at least 1.
@@ -107,7 +109,7 @@ pub struct UpstreamTls {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct SessionPlan {
     pub store: StoreKind,
     /// Directory that holds the LMDB environment (unused for `Memory`).
@@ -117,6 +119,8 @@ pub struct SessionPlan {
     pub max_sessions: u64,
     pub cleanup_interval: Duration,
     pub durability: Durability,
+    /// What seals and opens the ids that clients see; `None`: these are random, and the store alone knows what they mean.
+    pub seal: Option<Arc<Seal>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::auth;
@@ -17,7 +18,9 @@ use super::schema::WORKERS_MAX;
 use super::unbuilt;
 use super::upstreams;
 use super::{Purpose, Sources};
+use crate::base::Secret;
 use crate::wire::http1::head::HeadLimits;
+use crate::wire::sealed::{self, Seal};
 
 /// Collects what is wrong and what is odd while the plan is made.
 pub struct Planner<'a> {
@@ -127,7 +130,26 @@ impl Planner<'_> {
             max_sessions: layers.required("session.max_sessions"),
             cleanup_interval: layers.required("session.cleanup_interval"),
             durability: if relaxed { Durability::Relaxed } else { Durability::Strict },
+            seal: self.seal(),
         }
+    }
+
+    fn seal(&mut self) -> Option<Arc<Seal>> {
+        const KEYS: [&str; 2] = ["session.secret", "session.previous_secret"];
+        let [secret, previous] = KEYS.map(|path| {
+            let text: String = self.layers.optional(path)?;
+            if let Err(why) = sealed::check_secret(&text) {
+                self.blame(path, format!("{path} {why}"));
+            }
+            Some(Secret::new(text))
+        });
+        if secret.is_none() && previous.is_some() {
+            self.blame(KEYS[1], "session.previous_secret needs session.secret, which seals; it only opens");
+        }
+        if secret.is_some() && secret == previous {
+            self.warnings.push("session.previous_secret is session.secret itself: take it out".to_owned());
+        }
+        Some(Arc::new(Seal::new(&secret?, previous.as_ref())))
     }
 
     fn limits(&mut self) -> LimitsPlan {

@@ -103,6 +103,7 @@ fn example_of(key: &Key) -> Option<(&'static str, bool)> {
         ("upstreams", "server_name", _) => "mcp-server.internal",
         (_, "database_path", _) => "/var/lib/shadowcat/sessions.db",
         ("session", "secret", _) => "${SESSION_SECRET:-}",
+        ("session", "previous_secret", _) => "${PREVIOUS_SESSION_SECRET:-}",
         ("upstreams", "bearer_token", _) => "${UPSTREAM_TOKEN:-}",
         ("upstreams", "credential_header", _) => "X-API-Key",
         ("upstreams", "credential", _) => "${UPSTREAM_KEY:-}",

@@ -169,7 +169,20 @@ pub const KEYS: &[Key] = &[
         "strict",
         "`strict`: what a client was told survives a power cut; `relaxed`: the last commits may be lost, never integrity.",
     ),
-    key("session", "secret", Secret, "", "Key that seals session ids, so that any replica serves any session."),
+    key(
+        "session",
+        "secret",
+        Secret,
+        "",
+        "Seals session ids, so that any replica with the same secret serves any session; at least 32 characters.",
+    ),
+    key(
+        "session",
+        "previous_secret",
+        Secret,
+        "",
+        "The secret of before a rotation: ids that it sealed go on; none is sealed with it any more.",
+    ),
     key(
         "session",
         "failover",

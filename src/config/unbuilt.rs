@@ -17,7 +17,6 @@ const FEATURES: &[(&str, By)] = &[
     ("active health checking", By::Section("health_check")),
     ("recording", By::Section("record")),
     ("the administrator's interface", By::Section("admin")),
-    ("sealed session ids", By::Key("session.secret", "")),
     ("failover of sessions", By::Key("session.failover", "reinitialize")),
 ];
 

@@ -8,11 +8,11 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use heed::types::Bytes;
-use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RwTxn, WithoutTls};
+use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
 use rustix::fs::FlockOperation;
 
 use super::clock::Saved;
-use super::{OpenError, Options, Place, ReadError, Record};
+use super::{Found, OpenError, Options, Place, ReadError, Record};
 use crate::base::SessionId;
 
 /// Sparse: address space, not disk. Never resized while it is open.
@@ -20,9 +20,11 @@ const MAP_BYTES: usize = 16 << 30;
 const MEMORY_MAP_BYTES: usize = 1 << 30;
 /// Reader slots, 64 bytes each.
 const READERS_MAX: u32 = 512;
-/// Databases: `SESSIONS` maps an id to its [`Record`], `META` holds the clock.
+/// Databases: `SESSIONS` maps a name to its [`Record`], `META` holds the clock, `ENDED` names of sessions that ended though
+/// their ids can still be opened: two generations, of which the older is emptied when the younger is full.
 const SESSIONS: &str = "sessions";
 const META: &str = "meta";
+const ENDED: [&str; 2] = ["ended-0", "ended-1"];
 const CLOCK: &[u8] = b"clock";
 const DATA_FILE: &str = "data.mdb";
 /// Where a new store is made before it gets its place.
@@ -34,6 +36,7 @@ pub struct Environment {
     env: Env<WithoutTls>,
     sessions: Database<'static, Bytes, Bytes>,
     meta: Database<'static, Bytes, Bytes>,
+    ended: [Database<'static, Bytes, Bytes>; 2],
     path: PathBuf,
     map_bytes: usize,
     flags: EnvFlags,
@@ -109,7 +112,7 @@ impl Environment {
     fn open_in(path: &Path, map_bytes: usize, flags: EnvFlags, lock: Option<File>) -> Result<Environment, OpenError> {
         let lmdb = |error: heed::Error| OpenError::Lmdb { path: path.display().to_string(), error: error.to_string() };
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
-        options.map_size(map_bytes).max_readers(READERS_MAX).max_dbs(4);
+        options.map_size(map_bytes).max_readers(READERS_MAX).max_dbs(8);
         // SAFETY: the flags given here keep LMDB's integrity (no WRITE_MAP; NO_SYNC only in memory).
         unsafe { options.flags(flags) };
         // SAFETY: the directory is ours alone (the lock above, or a private name), so nobody truncates the map.
@@ -118,12 +121,17 @@ impl Environment {
         let databases = env.create_databases_and_commit(txn, |opener, txn| {
             let sessions = opener.create_database::<Bytes, Bytes>(txn, Some(SESSIONS))?;
             let meta = opener.create_database::<Bytes, Bytes>(txn, Some(META))?;
-            Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((sessions, meta)))
+            let [one, other] = ENDED;
+            let ended = [
+                opener.create_database::<Bytes, Bytes>(txn, Some(one))?,
+                opener.create_database::<Bytes, Bytes>(txn, Some(other))?,
+            ];
+            Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((sessions, meta, ended)))
         });
-        let Some((sessions, meta)) = databases.map_err(lmdb)?.commit() else {
+        let Some((sessions, meta, ended)) = databases.map_err(lmdb)?.commit() else {
             return Err(OpenError::Lmdb { path: path.display().to_string(), error: "cannot create databases".into() });
         };
-        Ok(Environment { env, sessions, meta, path: path.to_owned(), map_bytes, flags, lock })
+        Ok(Environment { env, sessions, meta, ended, path: path.to_owned(), map_bytes, flags, lock })
     }
 
     /// Whether LMDB gave it up: after the last write of a commit failed, it refuses everything until it is opened anew.
@@ -152,6 +160,37 @@ impl Environment {
         }
     }
 
+    /// The session of this name, or whether it ended here.
+    pub fn look_up(&self, id: &SessionId) -> Result<Found, ReadError> {
+        let lmdb = |error: heed::Error| ReadError::Lmdb(error.to_string());
+        let txn = self.env.read_txn().map_err(lmdb)?;
+        if let Some(bytes) = self.sessions.get(&txn, id.as_bytes()).map_err(lmdb)? {
+            return Record::decode(bytes).map(Found::Live).ok_or(ReadError::Record);
+        }
+        let ended = self.has_ended(&txn, id).map_err(lmdb)?;
+        Ok(if ended { Found::Ended } else { Found::Unknown })
+    }
+
+    pub fn has_ended(&self, txn: &RoTxn<'_>, id: &SessionId) -> heed::Result<bool> {
+        for generation in &self.ended {
+            if generation.get(txn, id.as_bytes())?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Remember that it ended, at least until `max` others did after it.
+    pub fn put_ended(&self, txn: &mut RwTxn<'_>, id: &SessionId, max: u64) -> heed::Result<()> {
+        // One of the two is full and the older, or the second is empty.
+        let younger = usize::from(self.ended[0].len(txn)? >= max);
+        self.ended[younger].put(txn, id.as_bytes(), b"")?;
+        if self.ended[younger].len(txn)? >= max {
+            self.ended[1 - younger].clear(txn)?;
+        }
+        Ok(())
+    }
+
     pub fn count(&self) -> heed::Result<u64> {
         let txn = self.env.read_txn()?;
         self.sessions.len(&txn)
@@ -166,7 +205,7 @@ impl Environment {
         let mut found = Vec::new();
         for item in self.sessions.range(&txn, &range)?.take(limit) {
             let (key, value) = item?;
-            if let Some(id) = SessionId::parse(key) {
+            if let Some(id) = SessionId::from_stored(key) {
                 found.push((id, Record::decode(value)));
             }
         }
@@ -341,4 +380,31 @@ fn put_aside(path: &Path, why: String) -> OpenError {
     }
     let _ = fs::remove_file(path.join("lock.mdb"));
     OpenError::Damaged { path: shown, why, kept: kept.display().to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(n: u8) -> SessionId {
+        SessionId::from_digest([n; 24])
+    }
+
+    #[test]
+    fn the_last_that_ended_are_remembered_and_their_number_is_bounded() {
+        const MAX: u64 = 4;
+        let environment = Environment::open(&Options::default()).unwrap();
+        let has_ended = |n: u8| matches!(environment.look_up(&name(n)).unwrap(), Found::Ended);
+        for n in 0..100 {
+            assert!(!has_ended(n));
+            let mut txn = environment.write().unwrap();
+            // Twice is once.
+            environment.put_ended(&mut txn, &name(n), MAX).unwrap();
+            environment.put_ended(&mut txn, &name(n), MAX).unwrap();
+            txn.commit().unwrap();
+            assert!((n.saturating_sub(3)..=n).all(has_ended), "after {n}");
+            let kept = (0..=n).filter(|&n| has_ended(n)).count() as u64;
+            assert!(kept <= 2 * MAX, "{kept} after {n}");
+        }
+    }
 }

@@ -39,6 +39,8 @@ use writer::Write;
 
 /// Writes that may wait; beyond, new sessions are refused.
 const QUEUE: usize = 8192;
+/// Ended sessions of sealed ids that are remembered, at least; at most twice as many. 50 bytes each.
+const ENDED_KEPT: u64 = 65_536;
 
 pub struct Options {
     pub place: Place,
@@ -114,11 +116,22 @@ pub enum WriteError {
     Closed,
 }
 
+/// What the store knows of a session whose id says by itself what it is (`wire::sealed`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    Live(Record),
+    /// It ended here; its id is to open nothing more.
+    Ended,
+    /// Begun elsewhere, not used here for `timeout`, or not kept for want of room.
+    Unknown,
+}
+
 /// What a scrape shows.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     pub active: u64,
     pub created_total: u64,
+    pub adopted_total: u64,
     pub ended_total: u64,
     pub expired_total: u64,
     pub commits_total: u64,
@@ -156,6 +169,7 @@ type OnEnd = Box<dyn Fn(Duration) + Send + Sync>;
 struct Counters {
     active: AtomicU64,
     created: AtomicU64,
+    adopted: AtomicU64,
     ended: AtomicU64,
     expired: AtomicU64,
     commits: AtomicU64,
@@ -203,6 +217,17 @@ impl Store {
         Ok(record.filter(|record| !self.inner.is_expired(record, self.now_ms())))
     }
 
+    /// What is known of a session whose id is sealed. One that timed out and was not removed yet lives: whether it is still
+    /// used elsewhere is not known here.
+    pub fn look_up(&self, id: &SessionId) -> Result<Found, ReadError> {
+        self.inner.environment.load().as_ref().ok_or(ReadError::OpeningAnew)?.look_up(id)
+    }
+
+    /// Unix seconds.
+    pub fn wall_seconds(&self) -> u64 {
+        self.inner.clock.to_save().wall_ms / 1000
+    }
+
     /// Room for one session; `None` at `max_sessions`. Given back on drop, unless a session began with it.
     pub fn reserve(&self) -> Option<Reservation> {
         let max = self.inner.max_sessions;
@@ -213,6 +238,13 @@ impl Store {
     /// Begin a session. Resolves when it is committed.
     pub fn create(&self, reservation: Reservation, id: SessionId, record: Record) -> Commit {
         self.submit(|done| Write::Create { reservation, id, record, done })
+    }
+
+    /// Keep a session that began elsewhere, unless it ended here or there is no room. Not waited for.
+    pub fn adopt(&self, id: SessionId, record: Record) {
+        if let Some(reservation) = self.reserve() {
+            let _ = self.queue.try_send(Write::Adopt { reservation, id, record });
+        }
     }
 
     /// End a session; fine if it is not there. Resolves when nobody finds it any more.
@@ -248,15 +280,20 @@ impl Store {
 
     /// A new random id.
     pub fn new_id(&self) -> SessionId {
-        let mut random = [0u8; 24];
+        SessionId::from_random(Store::random())
+    }
+
+    /// Random bytes for ids and nonces.
+    pub fn random<const N: usize>() -> [u8; N] {
+        let mut random = [0u8; N];
         if aws_lc_rs::rand::fill(&mut random).is_err() {
             // The CSPRNG cannot fail once seeded; if it ever does, ids still never repeat (keyed hashes of the kernel's
             // randomness).
-            for part in random.chunks_exact_mut(8) {
-                part.copy_from_slice(&RandomState::new().build_hasher().finish().to_ne_bytes());
+            for part in random.chunks_mut(8) {
+                part.copy_from_slice(&RandomState::new().build_hasher().finish().to_ne_bytes()[..part.len()]);
             }
         }
-        SessionId::from_random(random)
+        random
     }
 
     pub fn stats(&self) -> Stats {
@@ -265,6 +302,7 @@ impl Store {
         Stats {
             active: counters.active.load(Relaxed),
             created_total: counters.created.load(Relaxed),
+            adopted_total: counters.adopted.load(Relaxed),
             ended_total: counters.ended.load(Relaxed),
             expired_total: counters.expired.load(Relaxed),
             commits_total: counters.commits.load(Relaxed),

@@ -11,7 +11,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 use futures_channel::oneshot;
 
 use super::environment::{Environment, Unopened};
-use super::{Inner, Record, Reservation, WriteError};
+use super::{ENDED_KEPT, Inner, Record, Reservation, WriteError};
 use crate::base::SessionId;
 
 /// Writes in one transaction.
@@ -22,9 +22,26 @@ const CLEANUP_BATCH: usize = 1000;
 const TOUCHES_MAX: usize = 10_000;
 
 pub enum Write {
-    Create { reservation: Reservation, id: SessionId, record: Record, done: Done },
-    End { id: SessionId, done: Done },
-    Touch { id: SessionId, at_ms: u64 },
+    Create {
+        reservation: Reservation,
+        id: SessionId,
+        record: Record,
+        done: Done,
+    },
+    /// A session that began elsewhere; nobody waits for it.
+    Adopt {
+        reservation: Reservation,
+        id: SessionId,
+        record: Record,
+    },
+    End {
+        id: SessionId,
+        done: Done,
+    },
+    Touch {
+        id: SessionId,
+        at_ms: u64,
+    },
     Close,
 }
 
@@ -53,7 +70,7 @@ struct Writer {
     writes: Receiver<Write>,
     /// The latest use of sessions, not saved yet.
     touched: HashMap<SessionId, u64>,
-    creates: Vec<(Reservation, SessionId, Record, Done)>,
+    creates: Vec<Create>,
     ends: Vec<(SessionId, Done)>,
     flush: Every,
     cleanup: Every,
@@ -73,6 +90,30 @@ fn alone(mut environment: Arc<Environment>) -> Environment {
         }
         std::thread::yield_now();
     }
+}
+
+struct Create {
+    reservation: Reservation,
+    id: SessionId,
+    record: Record,
+    /// `None`: it began elsewhere.
+    done: Option<Done>,
+}
+
+/// Why sessions go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Ended,
+    /// Nobody used them here. Those of sealed ids may be in use elsewhere: they are forgotten, not ended.
+    TimedOut,
+}
+
+/// What a transaction did.
+struct Committed {
+    /// For each session to begin, whether it did: one that began elsewhere may be known here already, or have ended.
+    begun: Vec<bool>,
+    /// The lives of the sessions that ended, milliseconds.
+    lives: Vec<u64>,
 }
 
 struct Every {
@@ -176,7 +217,12 @@ impl Writer {
     /// `true`: the store closes.
     fn sort(&mut self, write: Write) -> bool {
         match write {
-            Write::Create { reservation, id, record, done } => self.creates.push((reservation, id, record, done)),
+            Write::Create { reservation, id, record, done } => {
+                self.creates.push(Create { reservation, id, record, done: Some(done) });
+            }
+            Write::Adopt { reservation, id, record } => {
+                self.creates.push(Create { reservation, id, record, done: None });
+            }
             Write::End { id, done } => self.ends.push((id, done)),
             Write::Touch { id, at_ms } => {
                 self.touched.insert(id, at_ms);
@@ -191,36 +237,37 @@ impl Writer {
             return;
         }
         let (creates, ends) = (std::mem::take(&mut self.creates), std::mem::take(&mut self.ends));
-        match self.try_commit(&creates, &ends) {
-            Ok(lives) => {
-                self.settle_creates(creates, None);
-                self.settle_ends(ends, lives, None);
+        match self.try_commit(&creates, &ends, Cause::Ended) {
+            Ok(committed) => {
+                self.settle_creates(creates, Ok(&committed.begun));
+                self.settle_ends(ends, committed.lives, None);
             }
             Err(error) => {
                 let error = WriteError::Commit(error.to_string());
-                let alone = if creates.is_empty() { None } else { Some(self.try_commit(&[], &ends)) };
-                self.settle_creates(creates, Some(&error));
+                let alone = if creates.is_empty() { None } else { Some(self.try_commit(&[], &ends, Cause::Ended)) };
+                self.settle_creates(creates, Err(&error));
                 // Ending sessions needs less room than beginning them, and makes some.
                 match alone {
-                    Some(Ok(lives)) => self.settle_ends(ends, lives, None),
+                    Some(Ok(committed)) => self.settle_ends(ends, committed.lives, None),
                     Some(Err(_)) | None => self.settle_ends(ends, Vec::new(), Some(&error)),
                 }
             }
         }
     }
 
-    /// The lives of the sessions that ended, milliseconds.
-    fn try_commit(
-        &self,
-        creates: &[(Reservation, SessionId, Record, Done)],
-        ends: &[(SessionId, Done)],
-    ) -> heed::Result<Vec<u64>> {
+    fn try_commit(&self, creates: &[Create], ends: &[(SessionId, Done)], cause: Cause) -> heed::Result<Committed> {
         let counters = &self.inner.counters;
         let result = (|| {
             let environment = self.environment()?;
             let mut txn = environment.write()?;
-            for (_, id, record, _) in creates {
-                environment.put(&mut txn, id, record)?;
+            let mut begun = Vec::with_capacity(creates.len());
+            for Create { id, record, done, .. } in creates {
+                let begins =
+                    done.is_some() || (environment.get_in(&txn, id)?.is_none() && !environment.has_ended(&txn, id)?);
+                if begins {
+                    environment.put(&mut txn, id, record)?;
+                }
+                begun.push(begins);
             }
             let mut lives = Vec::new();
             for (id, _) in ends {
@@ -228,28 +275,34 @@ impl Writer {
                 if environment.delete(&mut txn, id)? {
                     lives.push(record.map_or(0, |record| self.inner.clock.now_ms().saturating_sub(record.created_ms)));
                 }
+                if cause == Cause::Ended && id.is_derived() {
+                    environment.put_ended(&mut txn, id, ENDED_KEPT)?;
+                }
             }
             txn.commit()?;
-            Ok(lives)
+            Ok(Committed { begun, lives })
         })();
         let counter = if result.is_ok() { &counters.commits } else { &counters.failures };
         counter.fetch_add(1, Relaxed);
         result
     }
 
-    fn settle_creates(&self, creates: Vec<(Reservation, SessionId, Record, Done)>, error: Option<&WriteError>) {
-        for (reservation, _, _, done) in creates {
-            match error {
-                Some(error) => {
-                    drop(reservation);
-                    let _ = done.send(Err(error.clone()));
-                }
-                None => {
+    fn settle_creates(&self, creates: Vec<Create>, committed: Result<&[bool], &WriteError>) {
+        let counters = &self.inner.counters;
+        for (at, Create { reservation, done, .. }) in creates.into_iter().enumerate() {
+            let result = match committed {
+                Ok(begun) if begun[at] => {
                     reservation.keep();
-                    self.inner.counters.active.fetch_add(1, Relaxed);
-                    self.inner.counters.created.fetch_add(1, Relaxed);
-                    let _ = done.send(Ok(()));
+                    counters.active.fetch_add(1, Relaxed);
+                    let counter = if done.is_some() { &counters.created } else { &counters.adopted };
+                    counter.fetch_add(1, Relaxed);
+                    Ok(())
                 }
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.clone()),
+            };
+            if let Some(done) = done {
+                let _ = done.send(result);
             }
         }
     }
@@ -353,8 +406,8 @@ impl Writer {
             })
             .unzip();
         drop(waiting);
-        match self.try_commit(&[], &ends) {
-            Ok(lives) => {
+        match self.try_commit(&[], &ends, Cause::TimedOut) {
+            Ok(Committed { lives, .. }) => {
                 self.inner.counters.expired.fetch_add(lives.len() as u64, Relaxed);
                 self.settle_ends(ends, lives, None);
             }

@@ -18,6 +18,7 @@ const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
 pub struct Sessions {
     pub active: u64,
     pub total: u64,
+    pub adopted: u64,
     pub expired: u64,
     pub commits: u64,
     pub commit_failures: u64,
@@ -50,6 +51,8 @@ fn session_families(out: &mut Vec<MetricFamily>, sessions: &Sessions, durations:
     let http = || vec![label("transport", "http")];
     out.push(gauge("shadowcat_sessions_active", "Sessions that are alive.", [(http(), sessions.active)]));
     out.push(counter("shadowcat_sessions_total", "Sessions begun since the start.", [(http(), sessions.total)]));
+    let help = "Sessions that began at another replica and came here; one of a sealed id that rested may count again.";
+    out.push(counter("shadowcat_sessions_adopted_total", help, [(vec![], sessions.adopted)]));
     let mut merged = Merged::default();
     merged.add(durations, now);
     let help = "Life of the sessions that ended in the last minute.";

@@ -122,15 +122,15 @@ impl Opening {
         };
         let birth = Birth {
             caller: exchange.caller,
-            upstream: exchange.key(self.upstream),
+            upstream: self.upstream,
             upstream_session: &block[span.clone()],
             protocol: b"2024-11-05",
             transport: Transport::HttpSse { parameter },
         };
-        let id = session::begin(exchange.worker, self.reserved.take(), birth).await?;
-        self.begun.set(Some(id));
+        let begun = session::begin(exchange.worker, exchange.view, self.reserved.take(), birth).await?;
+        self.begun.set(Some(begun.id));
         out.extend_from_slice(&block[..span.start]);
-        out.extend_from_slice(id.as_bytes());
+        out.extend_from_slice(begun.shown.as_bytes());
         out.extend_from_slice(&block[span.end..]);
         Ok(())
     }

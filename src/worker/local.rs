@@ -76,6 +76,7 @@ fn render(
             let sessions = Sessions {
                 active: stats.active,
                 total: stats.created_total,
+                adopted: stats.adopted_total,
                 expired: stats.expired_total,
                 commits: stats.commits_total,
                 commit_failures: stats.commit_failures_total,

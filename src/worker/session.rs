@@ -2,6 +2,9 @@
 //!
 //! Clients see ids of ours, never upstream's own. The store is the truth; a worker keeps the sessions that it saw lately
 //! in a map of its own and asks the store again when a session ended somewhere (`ended_epoch`) or when a touch is due.
+//!
+//! With `session.secret` the id itself is the truth (`wire::sealed`), so that a replica serves sessions that others began.
+//! The store then keeps the books of this replica: how many there are, when they were last used here, which ended here.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,15 +17,20 @@ use super::guard::Request;
 use super::refusal::Refusal;
 use super::upstream::LocalView;
 use crate::base::{SessionId, Span};
-use crate::store::{Principal, Record, Reservation, Store, Transport};
+use crate::config::plan::SessionPlan;
+use crate::store::{Found, Principal, Record, Reservation, Store, Transport};
 use crate::wire::http1::head::{Method, Name};
 use crate::wire::mcp::Era;
+use crate::wire::sealed::{self, Contents};
 use crate::wire::sse;
 
 /// Sessions that a worker remembers; beyond, it starts its memory anew (the store has them all).
 const HOT_MAX: usize = 65_536;
 /// Names of the query parameter that carries a 2024-11-05 session; with one of these an unknown id is 404.
 const PARAMETERS: [&[u8]; 3] = [b"sessionId", b"session_id", b"sessionid"];
+
+/// Longest version of the protocol that is remembered, bytes.
+const PROTOCOL_MAX: usize = 32;
 
 /// What a worker remembers of sessions.
 #[derive(Default)]
@@ -43,6 +51,7 @@ struct Entry {
 
 /// A live session whose upstream is known.
 pub struct Session {
+    /// Its name; not what the client sees where ids are sealed.
     pub id: SessionId,
     /// Place of its upstream in the view.
     pub upstream: usize,
@@ -84,28 +93,45 @@ pub fn resume(
     if envelope.era == Era::Modern {
         return Ok(None);
     }
-    let (id, in_target) = match request.find(Name::McpSessionId) {
+    let (text, in_target) = match request.find(Name::McpSessionId) {
         Some(_) if request.head.count(Name::McpSessionId) > 1 => return Err(Refusal::SESSION_HEADER),
-        Some(text) => (SessionId::parse(text).ok_or(Refusal::SESSION_UNKNOWN)?, None),
-        None if request.method() == Method::Post && envelope.is_message => match id_in_target(request.path_and_query())
-        {
-            Some((id, span)) => (id.ok_or(Refusal::SESSION_UNKNOWN)?, Some(span)),
-            None => return Ok(None),
-        },
+        Some(text) => (text, None),
+        None if request.method() == Method::Post && envelope.is_message => {
+            let target = request.path_and_query();
+            let Some(span) = id_in_target(target) else { return Ok(None) };
+            (span.of(target), Some(span))
+        }
         None => return Ok(None),
     };
-    let entry = worker.sessions.find(&worker.shared.store, id)?.ok_or(Refusal::SESSION_UNKNOWN)?;
+    let id = name_of(text, &view.view.plan.session).ok_or(Refusal::SESSION_UNKNOWN)?;
+    let asked = Asked { worker, view, caller, id, text };
+    let entry = asked.find()?.ok_or(Refusal::SESSION_UNKNOWN)?;
     let by_query = matches!(entry.record.transport, Transport::HttpSse { .. });
     if by_query != in_target.is_some() {
         return Err(Refusal::SESSION_UNKNOWN);
     }
     if !is_owned_by(&entry.record, caller) {
-        // The same answer as for an id that was never issued: nobody learns which ids there are.
-        tracing::info!(session = ?id, "refused somebody else's session");
-        return Err(Refusal::SESSION_UNKNOWN);
+        return Err(somebody_elses(id));
     }
     let upstream = view.view.upstream_of(&entry.record.upstream).ok_or(Refusal::SESSION_UNKNOWN)?;
     Ok(Some(Session { id, upstream, entry, in_target }))
+}
+
+/// What its records and its ids call an upstream: the reverse of [`View::upstream_of`](super::View::upstream_of).
+fn key_of(view: &LocalView, upstream: usize) -> &str {
+    &view.view.upstreams[upstream].key
+}
+
+/// The name of the session that has this id; `None`: the text cannot be an id of ours.
+fn name_of(text: &[u8], plan: &SessionPlan) -> Option<SessionId> {
+    // Sessions of the time before there was a secret go on.
+    SessionId::parse(text).or_else(|| plan.seal.as_ref().and_then(|_| sealed::name_of(text)))
+}
+
+/// The same answer as for an id that was never issued: nobody learns which ids there are.
+fn somebody_elses(id: SessionId) -> Refusal {
+    tracing::info!(session = ?id, "refused somebody else's session");
+    Refusal::SESSION_UNKNOWN
 }
 
 /// A session belongs to issuer and subject of the one who began it.
@@ -117,20 +143,27 @@ fn is_owned_by(record: &Record, caller: &Caller) -> bool {
     }
 }
 
-/// The id of a 2024-11-05 session in the query; `None` in it if it cannot be one of ours, so names no session.
-fn id_in_target(target: &[u8]) -> Option<(Option<SessionId>, Span)> {
+/// Where the id of a 2024-11-05 session stands in the query.
+fn id_in_target(target: &[u8]) -> Option<Span> {
     memchr::memchr(b'?', target)?;
-    PARAMETERS.iter().find_map(|name| {
-        let span = sse::query_parameter(target, name)?;
-        Some((SessionId::parse(span.of(target)), span))
-    })
+    PARAMETERS.iter().find_map(|name| sse::query_parameter(target, name))
 }
 
-impl Hot {
-    fn find(&self, store: &Store, id: SessionId) -> Result<Option<Rc<Entry>>, Refusal> {
+/// A request for a session, by its id.
+struct Asked<'a> {
+    worker: &'a Worker,
+    view: &'a LocalView,
+    caller: &'a Caller,
+    id: SessionId,
+    text: &'a [u8],
+}
+
+impl Asked<'_> {
+    fn find(&self) -> Result<Option<Rc<Entry>>, Refusal> {
+        let (hot, store, id) = (&self.worker.sessions, &self.worker.shared.store, self.id);
         let epoch = store.ended_epoch();
         let now = store.now_ms();
-        let known = self.known.borrow().get(&id).cloned();
+        let known = hot.known.borrow().get(&id).cloned();
         let due =
             |entry: &Entry| now.saturating_sub(entry.checked_ms.get()) >= store.touch_interval().as_millis() as u64;
         if let Some(entry) = &known
@@ -139,12 +172,9 @@ impl Hot {
         {
             return Ok(known);
         }
-        let record = store.find(&id).map_err(|error| {
-            tracing::error!(%error, session = ?id, "cannot read a session");
-            Refusal::STORE_READ
-        })?;
-        let Some(record) = record else {
-            self.known.borrow_mut().remove(&id);
+        let record = if id.is_derived() { self.look_up(known.as_deref()) } else { self.read() };
+        let Some(record) = record? else {
+            hot.known.borrow_mut().remove(&id);
             return Ok(None);
         };
         let touch = known.as_deref().is_none_or(due);
@@ -152,9 +182,74 @@ impl Hot {
         if touch {
             store.touch(id);
         }
-        Ok(Some(self.remember(id, Entry { record, epoch: Cell::new(epoch), checked_ms })))
+        Ok(Some(hot.remember(id, Entry { record, epoch: Cell::new(epoch), checked_ms })))
     }
 
+    fn read(&self) -> Result<Option<Record>, Refusal> {
+        self.worker.shared.store.find(&self.id).map_err(|error| {
+            tracing::error!(%error, session = ?self.id, "cannot read a session");
+            Refusal::STORE_READ
+        })
+    }
+
+    /// A session whose id says what it is: the store may say that it ended, and knows nothing better else.
+    fn look_up(&self, known: Option<&Entry>) -> Result<Option<Record>, Refusal> {
+        let store = &self.worker.shared.store;
+        let found = store.look_up(&self.id).unwrap_or_else(|error| {
+            tracing::error!(%error, session = ?self.id, "cannot read a session; its id tells");
+            Found::Unknown
+        });
+        let record = match (found, known) {
+            (Found::Live(record), _) => return Ok(Some(record)),
+            (Found::Ended, _) => return Ok(None),
+            (Found::Unknown, Some(entry)) => Record { seen_ms: store.now_ms(), ..entry.record.clone() },
+            (Found::Unknown, None) => match self.open()? {
+                Some(record) => record,
+                None => return Ok(None),
+            },
+        };
+        store.adopt(self.id, record.clone());
+        Ok(Some(record))
+    }
+
+    /// What the id says.
+    ///
+    /// # Errors
+    /// 404 for a session of another caller, or of an upstream that is not there.
+    fn open(&self) -> Result<Option<Record>, Refusal> {
+        let seal = self.view.view.plan.session.seal.as_deref();
+        let Some(contents) = seal.and_then(|seal| seal.open(self.text)) else { return Ok(None) };
+        if contents.binding != binding_of(self.caller) {
+            return Err(somebody_elses(self.id));
+        }
+        self.view.view.upstream_of(&contents.upstream).ok_or(Refusal::SESSION_UNKNOWN)?;
+        let store = &self.worker.shared.store;
+        let (now, age) = (store.now_ms(), store.wall_seconds().saturating_sub(contents.created));
+        Ok(Some(Record {
+            upstream: contents.upstream,
+            upstream_session: contents.upstream_session,
+            protocol: contents.protocol,
+            transport: match contents.parameter {
+                None => Transport::StreamableHttp,
+                Some(parameter) => Transport::HttpSse { parameter },
+            },
+            principal: owner(self.caller),
+            created_ms: now.saturating_sub(age.saturating_mul(1000)),
+            seen_ms: now,
+        }))
+    }
+}
+
+fn owner(caller: &Caller) -> Option<Principal> {
+    let caller = caller.principal()?;
+    Some(Principal { issuer: caller.issuer.to_string(), subject: caller.subject.to_string() })
+}
+
+fn binding_of(caller: &Caller) -> Option<[u8; 32]> {
+    caller.principal().map(|principal| *principal.binding().as_bytes())
+}
+
+impl Hot {
     fn remember(&self, id: SessionId, entry: Entry) -> Rc<Entry> {
         let mut known = self.known.borrow_mut();
         if known.len() >= HOT_MAX {
@@ -222,46 +317,85 @@ pub fn reserve(
 
 /// What upstream said of a new session.
 pub struct Birth<'a> {
-    pub upstream: &'a str,
+    /// Its place in the view.
+    pub upstream: usize,
     pub upstream_session: &'a [u8],
     pub protocol: &'a [u8],
     pub transport: Transport,
     pub caller: &'a Caller,
 }
 
+/// A session that began.
+pub struct Begun {
+    pub id: SessionId,
+    /// Its id as the client sees it.
+    pub shown: String,
+}
+
 /// Begin a session: on return it is committed, so that the client may see its id.
 ///
 /// # Errors
-/// 503 if there is no room or the store cannot commit; 502 for an id of upstream that is not visible ASCII.
-pub async fn begin(worker: &Worker, reserved: Option<Reservation>, birth: Birth<'_>) -> Result<SessionId, Refusal> {
+/// 503 if there is no room or the store cannot commit; 502 for an id of upstream that is too long or not visible ASCII.
+pub async fn begin(
+    worker: &Worker,
+    view: &LocalView,
+    reserved: Option<Reservation>,
+    birth: Birth<'_>,
+) -> Result<Begun, Refusal> {
     let visible = |bytes: &[u8]| bytes.iter().all(|b| (0x21..=0x7e).contains(b));
     let upstream_session = birth.upstream_session;
     if upstream_session.is_empty() || upstream_session.len() > 1024 || !visible(upstream_session) {
         return Err(Refusal::UPSTREAM_PROTOCOL);
     }
+    // What the client says; versions are dates.
+    let protocol = if birth.protocol.len() <= PROTOCOL_MAX { birth.protocol } else { b"" };
     let store = &worker.shared.store;
     let reservation = reserved.or_else(|| store.reserve()).ok_or(Refusal::SESSIONS_FULL)?;
-    let id = store.new_id();
     let now = store.now_ms();
     let record = Record {
-        upstream: birth.upstream.to_owned(),
+        upstream: key_of(view, birth.upstream).to_owned(),
         upstream_session: String::from_utf8_lossy(upstream_session).into_owned(),
-        protocol: String::from_utf8_lossy(birth.protocol).into_owned(),
+        protocol: String::from_utf8_lossy(protocol).into_owned(),
         transport: birth.transport,
-        principal: birth
-            .caller
-            .principal()
-            .map(|caller| Principal { issuer: caller.issuer.to_string(), subject: caller.subject.to_string() }),
+        principal: owner(birth.caller),
         created_ms: now,
         seen_ms: now,
     };
+    let begun = name(view, store, &record, birth.caller)?;
     let epoch = Cell::new(store.ended_epoch());
-    store.create(reservation, id, record.clone()).await.map_err(|error| {
+    store.create(reservation, begun.id, record.clone()).await.map_err(|error| {
         tracing::error!(%error, "cannot commit a session");
         Refusal::STORE
     })?;
-    worker.sessions.remember(id, Entry { record, epoch, checked_ms: Cell::new(now) });
-    Ok(id)
+    worker.sessions.remember(begun.id, Entry { record, epoch, checked_ms: Cell::new(now) });
+    Ok(begun)
+}
+
+/// An id for a new session: random, or all that another replica needs to know, sealed.
+fn name(view: &LocalView, store: &Store, record: &Record, caller: &Caller) -> Result<Begun, Refusal> {
+    let Some(seal) = &view.view.plan.session.seal else {
+        let id = store.new_id();
+        return Ok(Begun { id, shown: id.as_str().to_owned() });
+    };
+    let contents = Contents {
+        upstream: record.upstream.clone(),
+        upstream_session: record.upstream_session.clone(),
+        protocol: record.protocol.clone(),
+        parameter: match &record.transport {
+            Transport::StreamableHttp => None,
+            Transport::HttpSse { parameter } => Some(parameter.clone()),
+        },
+        binding: binding_of(caller),
+        created: store.wall_seconds(),
+    };
+    let named = seal.seal(&contents, Store::random()).and_then(|shown| {
+        let id = sealed::name_of(shown.as_bytes())?;
+        Some(Begun { id, shown })
+    });
+    named.ok_or_else(|| {
+        tracing::warn!(upstream = record.upstream, "a session's id is too long to be sealed");
+        Refusal::UPSTREAM_PROTOCOL
+    })
 }
 
 /// End a session: on return nobody finds it any more.

@@ -6,16 +6,46 @@ use crate::{from_file, root, run, text_file};
 
 #[test]
 fn a_server_refuses_what_it_cannot_do_yet_and_loads_what_is_switched_off() {
-    let (_keep, path) = text_file("[record]\nenabled = true\noutput = \"/tapes\"\n[session]\nsecret = \"x\"\n");
+    let (_keep, path) =
+        text_file("[record]\nenabled = true\noutput = \"/tapes\"\n[session]\nfailover = \"reinitialize\"\n");
     let errors = config::load(&from_file(&path)).unwrap_err().to_string();
     assert!(errors.contains("recording is not available"), "{errors}");
     assert!(errors.contains("shadowcat.toml:2:11"), "{errors}");
-    assert!(errors.contains("sealed session ids"), "{errors}");
+    assert!(errors.contains("failover of sessions"), "{errors}");
     let off = "[auth]\nenabled = false\nclient_id = \"x\"\n[rate_limit]\nenabled = false\nglobal = 5\n";
     let (_keep, path) = text_file(off);
     assert!(config::load(&from_file(&path)).is_ok());
     let (_keep, path) = text_file("[record]\noutput = \"tapes\"\n");
     assert!(config::load(&from_file(&path)).is_err());
+}
+
+#[test]
+fn secrets_of_sessions_are_checked_and_never_shown() {
+    let good = "0123456789abcdefghijklmnopqrstuv";
+    let complaint = |session: &str| {
+        let (_keep, path) = text_file(&format!("[session]\n{session}"));
+        config::load(&from_file(&path)).unwrap_err().to_string()
+    };
+    for (session, expected) in [
+        ("secret = \"hunter2\"", "session.secret is too short: at least 32 characters"),
+        ("secret = \"hunter29hunter29hunter29hunter29\"", "session.secret can be guessed: it repeats itself"),
+        ("secret = \"111111111111111111111111111111122\"", "fewer than 8 different characters"),
+        (&format!("secret = \"{good}\"\nprevious_secret = \"hunter2\""), "session.previous_secret is too short"),
+        (&format!("previous_secret = \"{good}\""), "session.previous_secret needs session.secret"),
+    ] {
+        let said = complaint(session);
+        assert!(said.contains(expected), "`{expected}` is not in:\n{said}");
+        assert!(!said.contains("hunter2") && !said.contains("11111") && !said.contains(good), "{said}");
+    }
+    let (_keep, path) = text_file(&format!("[session]\nsecret = \"{good}\"\nprevious_secret = \"{good}\"\n"));
+    let loaded = config::load(&from_file(&path)).unwrap();
+    assert!(loaded.plan.session.seal.is_some());
+    assert!(loaded.warnings.iter().any(|warning| warning.contains("take it out")), "{:?}", loaded.warnings);
+    assert!(!format!("{:?}", loaded.plan).contains(good));
+    let shown = run(&["config", "show", "--origin", path.to_str().unwrap()], &[]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("secret = \"***\"") && shown.contains("previous_secret = \"***\""), "{shown}");
+    assert!(!shown.contains(good), "{shown}");
 }
 
 #[test]

@@ -18,6 +18,7 @@ on_both_drivers!(
     unknown_sessions_are_404,
     streams_without_an_endpoint_are_byte_exact,
     counts_among_max_sessions,
+    any_proxy_takes_the_posts_of_a_stream,
 );
 
 /// A 2024-11-05 server: `GET /sse` opens a stream, `POST /messages?sessionId=...` is answered on it.
@@ -274,4 +275,46 @@ fn counts_among_max_sessions(driver: Driver) {
     drop(sessions);
     proxy.wait_for_metric("shadowcat_sessions_active", "", 0.0);
     open(&proxy);
+}
+
+fn any_proxy_takes_the_posts_of_a_stream(driver: Driver) {
+    let (a, b) = (Server::new("a"), Server::new("b"));
+    let sealing = || {
+        let builder = Proxy::before(driver, &[&a.upstream, &b.upstream]);
+        builder.variable("SHADOWCAT_SESSION_SECRET", "kept-by-two-replicas-0123456789ab").start()
+    };
+    let (one, other) = (sealing(), sealing());
+    let mut sessions: Vec<(RawClient, String)> = (0..6).map(|_| open(&one)).collect();
+    let mut names = Vec::new();
+    for round in 0..3 {
+        for (stream, endpoint) in &mut sessions {
+            assert!(!endpoint.contains("secret"), "{endpoint}");
+            assert_eq!(other.ask(&post_json(endpoint, "", &request(round, "tools/list"))).status, 202);
+            let event = String::from_utf8(stream.stream_until(b"\n\n")).expect("UTF-8");
+            assert!(event.contains(&format!("\"id\":{round},")), "{event}");
+            names.push(event.contains("\"a\""));
+        }
+    }
+    assert!(names.contains(&true) && names.contains(&false));
+    assert_eq!((&names[..6], &names[..6]), (&names[6..12], &names[12..]));
+    let asked = a.upstream.requests().len() + b.upstream.requests().len();
+    let endpoint = &sessions[0].1;
+    // By header it is no session, and a changed one is none either.
+    let id = endpoint.split("sessionId=").nth(1).expect("an id").to_owned();
+    let by_header = format!("Mcp-Session-Id: {id}\r\n");
+    assert_eq!(other.ask(&post_json("/messages", &by_header, &request(1, "ping"))).status, 404);
+    let cut = &endpoint[..endpoint.len() - 1];
+    assert_eq!(other.ask(&post_json(cut, "", &request(1, "ping"))).status, 404);
+    assert_eq!(a.upstream.requests().len() + b.upstream.requests().len(), asked);
+    // The stream's end is the session's, where the stream is at once; elsewhere upstream says so.
+    a.end_streams();
+    b.end_streams();
+    for (stream, _) in &mut sessions {
+        assert_eq!(stream.chunk(), None);
+    }
+    one.wait_for_metric("shadowcat_sessions_active", "", 0.0);
+    for (_, endpoint) in &sessions {
+        assert_eq!(one.ask(&post_json(endpoint, "", &request(9, "ping"))).status, 404);
+    }
+    assert_eq!(a.upstream.requests().len() + b.upstream.requests().len(), asked);
 }

@@ -20,6 +20,7 @@ mod probes;
 mod rates;
 mod reload;
 mod replicas;
+mod sealed;
 mod sessions;
 mod smuggling;
 mod store;

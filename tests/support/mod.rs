@@ -5,6 +5,7 @@
 
 pub mod browser;
 pub mod client;
+pub mod front;
 pub mod http;
 pub mod idp;
 pub mod mcp;

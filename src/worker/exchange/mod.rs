@@ -2,6 +2,7 @@
 
 mod sending;
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
@@ -293,7 +294,7 @@ async fn finish(
     };
     let delivery = outbound::delivery(framed.body, request.head.version, keep, announced);
     let mut out = Buffer::small();
-    outbound::response(out.vec(), answer, bytes.bytes(), shown.as_ref().map(|id| id.as_bytes().as_slice()), delivery);
+    outbound::response(out.vec(), answer, bytes.bytes(), shown.as_deref(), delivery);
     let _stream = is_stream.then(|| Streaming::begin(exchange, lease, session));
     if is_stream {
         watch.it_matters();
@@ -326,14 +327,14 @@ async fn finish(
 }
 
 /// What the answer means for sessions, before the client sees it; the id to show it.
-async fn settle_session(
-    exchange: &Exchange<'_>,
+async fn settle_session<'a>(
+    exchange: &Exchange<'a>,
     lease: &Lease,
     session: Option<&Session>,
     reserved: &mut Option<Reservation>,
     answer: &ResponseHead,
     bytes: &[u8],
-) -> Result<Option<SessionId>, Refusal> {
+) -> Result<Option<Cow<'a, [u8]>>, Refusal> {
     let (worker, request) = (exchange.worker, exchange.request);
     let issued = answer.find(bytes, Name::McpSessionId);
     let success = (200..300).contains(&answer.status);
@@ -345,21 +346,22 @@ async fn settle_session(
             session::end(worker, session.id).await?;
             return Ok(None);
         }
-        return Ok(issued.and(Some(session.id)));
+        // The id that the client knows it by, whatever upstream calls it now.
+        return Ok(issued.and(request.find(Name::McpSessionId)).map(Cow::Borrowed));
     }
     let Some(issued) = issued.filter(|_| success && request.method() == Method::Post) else { return Ok(None) };
     if answer.count(Name::McpSessionId) > 1 {
         return Err(Refusal::UPSTREAM_PROTOCOL);
     }
     let birth = Birth {
-        upstream: exchange.key(lease.index),
+        upstream: lease.index,
         upstream_session: issued,
         protocol: request.find(Name::McpProtocolVersion).unwrap_or(b""),
         transport: Transport::StreamableHttp,
         caller: exchange.caller,
     };
-    match Box::pin(session::begin(worker, reserved.take(), birth)).await {
-        Ok(id) => Ok(Some(id)),
+    match Box::pin(session::begin(worker, exchange.view, reserved.take(), birth)).await {
+        Ok(begun) => Ok(Some(Cow::Owned(begun.shown.into_bytes()))),
         Err(refusal) => {
             abandon(exchange, lease.index, issued);
             Err(refusal)
