@@ -26,6 +26,7 @@ on_both_drivers!(
     a_breaker_opens_and_one_probe_closes_it,
     answers_of_5xx_open_no_breaker,
     an_open_breaker_sends_new_work_elsewhere,
+    every_address_of_a_name_is_an_upstream,
 );
 
 /// An upstream that says `asked` and answers when it is told to.
@@ -315,4 +316,39 @@ fn an_open_breaker_sends_new_work_elsewhere(driver: Driver) {
     assert_eq!(statuses.iter().filter(|status| **status == 502).count(), 3, "{statuses:?}");
     assert_eq!(bad.requests().len(), 3);
     assert!(statuses[20..].iter().all(|status| *status == 200), "{statuses:?}");
+}
+
+/// The name resolves by a file of hosts in a mount namespace of the proxy's own.
+fn every_address_of_a_name_is_an_upstream(driver: Driver) {
+    let one = Replica::new("one");
+    let port = one.upstream.address.port();
+    let (two, three) =
+        (Replica::at(&format!("127.0.0.2:{port}"), "two"), Replica::at(&format!("127.0.0.3:{port}"), "three"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let hosts = folder.path().join("hosts");
+    let write = |addresses: &[&str]| {
+        let text: String = addresses.iter().map(|address| format!("{address} mcp.test\n")).collect();
+        std::fs::write(&hosts, text).expect("written");
+    };
+    write(&["127.0.0.1", "127.0.0.2"]);
+    let script = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.display());
+    let config = named(&[("mcp", &format!("http://mcp.test:{port}"), "")]);
+    let proxy = Proxy::builder(driver)
+        .config(&config)
+        .under(&["unshare", "--mount", "sh", "-c", &script, "sh"])
+        .set("proxy.allowed_hosts", "127.0.0.1")
+        .start();
+    let sessions: Vec<String> = (0..10).map(|_| begin_session(&proxy).1).collect();
+    assert_eq!((one.sessions().len(), two.sessions().len(), three.sessions().len()), (5, 5, 0));
+    let status = |session: &String| proxy.ask(&in_session(session, &request(2, "ping"))).status;
+    assert!(sessions.iter().all(|session| status(session) == 200));
+    write(&["127.0.0.2", "127.0.0.3"]);
+    wait_until("the new address", || {
+        begin_session(&proxy);
+        !three.sessions().is_empty()
+    });
+    // Those of the address that is gone start anew, the others go on.
+    let statuses: Vec<u16> = sessions.iter().map(status).collect();
+    let count = |wanted: u16| statuses.iter().filter(|status| **status == wanted).count();
+    assert_eq!((count(200), count(404)), (5, 5), "{statuses:?}");
 }
