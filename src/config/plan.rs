@@ -119,6 +119,8 @@ pub struct SessionPlan {
     pub max_sessions: u64,
     pub cleanup_interval: Duration,
     pub durability: Durability,
+    /// A session whose upstream is gone begins anew at another one, for servers that keep no state in theirs.
+    pub reinitialize: bool,
     /// What seals and opens the ids that clients see; `None`: these are random, and the store alone knows what they mean.
     pub seal: Option<Arc<Seal>>,
 }

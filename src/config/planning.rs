@@ -129,6 +129,7 @@ impl Planner<'_> {
             timeout: layers.required("session.timeout"),
             max_sessions: layers.required("session.max_sessions"),
             cleanup_interval: layers.required("session.cleanup_interval"),
+            reinitialize: self.text("session.failover") == "reinitialize",
             durability: if relaxed { Durability::Relaxed } else { Durability::Strict },
             seal: self.seal(),
         }

@@ -188,7 +188,7 @@ pub const KEYS: &[Key] = &[
         "failover",
         Choice(&["none", "reinitialize"]),
         "none",
-        "What happens to a session whose upstream is gone: it ends (404), or `reinitialize` moves it.",
+        "A session whose upstream is gone ends (404); `reinitialize` begins it anew at another one, for servers without state.",
     ),
     key("limits", "head_bytes", Size(KIB, MIB), "32KiB", "Largest head of a request (431) or of an answer (502)."),
     key("limits", "fields", Count(1, 128), "100", "Most header fields in a head (431)."),

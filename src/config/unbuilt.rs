@@ -4,20 +4,12 @@
 use super::errors::Problem;
 use super::layers::{Layers, Origin};
 
-/// What turns a feature on.
-enum By {
-    /// A section: its `enabled`, and without one anything it says.
-    Section(&'static str),
-    /// A key with this value; "": with any.
-    Key(&'static str, &'static str),
-}
-
-const FEATURES: &[(&str, By)] = &[
-    ("tracing", By::Section("telemetry")),
-    ("active health checking", By::Section("health_check")),
-    ("recording", By::Section("record")),
-    ("the administrator's interface", By::Section("admin")),
-    ("failover of sessions", By::Key("session.failover", "reinitialize")),
+/// Each by its section: its `enabled`, and without one anything it says, turns it on.
+const FEATURES: &[(&str, &str)] = &[
+    ("tracing", "telemetry"),
+    ("active health checking", "health_check"),
+    ("recording", "record"),
+    ("the administrator's interface", "admin"),
 ];
 
 /// Whether a section with an `enabled` key is on.
@@ -37,18 +29,8 @@ fn switched_on(layers: &Layers, section: &str) -> Option<(String, Origin)> {
 
 /// Features that are on and not there; each problem stands where it was turned on.
 pub fn enabled(layers: &Layers) -> Vec<Problem> {
-    let found = FEATURES.iter().filter_map(|(name, by)| {
-        let (path, origin) = match by {
-            By::Section(section) => switched_on(layers, section)?,
-            By::Key(path, value) => {
-                let setting = layers.get(path)?;
-                let said: String = layers.optional(path)?;
-                if !value.is_empty() && said != *value {
-                    return None;
-                }
-                ((*path).to_owned(), setting.origin.clone())
-            }
-        };
+    let found = FEATURES.iter().filter_map(|(name, section)| {
+        let (path, origin) = switched_on(layers, section)?;
         Some(origin.problem(format!("{path}: {name} is not available in this version")))
     });
     found.collect()
@@ -56,12 +38,5 @@ pub fn enabled(layers: &Layers) -> Vec<Problem> {
 
 /// The names of features and what turns them on, for the reference.
 pub fn list() -> impl Iterator<Item = (&'static str, String)> {
-    FEATURES.iter().map(|(name, by)| {
-        let by = match by {
-            By::Section(section) => format!("`[{section}]`"),
-            By::Key(path, "") => format!("`{path}`"),
-            By::Key(path, value) => format!("`{path} = \"{value}\"`"),
-        };
-        (*name, by)
-    })
+    FEATURES.iter().map(|(name, section)| (*name, format!("`[{section}]`")))
 }

@@ -35,7 +35,7 @@ pub use clock::Clock;
 use environment::Environment;
 pub use environment::check_main;
 pub use record::{Principal, Record, Transport};
-use writer::Write;
+use writer::{Move, Write};
 
 /// Writes that may wait; beyond, new sessions are refused.
 const QUEUE: usize = 8192;
@@ -245,6 +245,13 @@ impl Store {
         if let Some(reservation) = self.reserve() {
             let _ = self.queue.try_send(Write::Adopt { reservation, id, record });
         }
+    }
+
+    /// Let a session go on with what `record` says of its upstream, if it is still where `from` says (the upstream, and
+    /// upstream's id): of two that move it at once the first wins. Resolves when that is committed; [`find`](Store::find)
+    /// tells what holds.
+    pub fn relocate(&self, id: SessionId, record: Record, from: (String, String)) -> Commit {
+        self.submit(|done| Write::Move(Box::new(Move { id, record, from, done })))
     }
 
     /// End a session; fine if it is not there. Resolves when nobody finds it any more.

@@ -12,6 +12,8 @@ pub struct Record {
     pub transport: Transport,
     /// Whose it is, where clients are authenticated.
     pub principal: Option<Principal>,
+    /// The body of its `initialize`, kept where it may begin anew at another upstream (`session.failover`).
+    pub initialize: Option<String>,
     /// Store time, milliseconds.
     pub created_ms: u64,
     /// Store time of the latest use that was saved, milliseconds.
@@ -32,7 +34,9 @@ pub enum Transport {
     HttpSse { parameter: String },
 }
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Without `initialize`; still read.
+const VERSION_1: u8 = 1;
 
 impl Record {
     pub fn encode(&self) -> Vec<u8> {
@@ -48,7 +52,7 @@ impl Record {
             None => (None, None),
         };
         let fields = [Some(self.upstream.as_str()), Some(&self.upstream_session), Some(&self.protocol)];
-        for field in fields.into_iter().chain([parameter, issuer, subject]) {
+        for field in fields.into_iter().chain([parameter, issuer, subject, self.initialize.as_deref()]) {
             put(&mut out, field);
         }
         let sum = checksum(&out);
@@ -62,7 +66,7 @@ impl Record {
         if checksum(body) != u64::from_le_bytes(*sum) {
             return None;
         }
-        let (&[VERSION], mut rest) = body.split_first_chunk::<1>()? else { return None };
+        let (&[version @ (VERSION | VERSION_1)], mut rest) = body.split_first_chunk::<1>()? else { return None };
         let created_ms = u64::from_le_bytes(*take::<8>(&mut rest)?);
         let seen_ms = u64::from_le_bytes(*take::<8>(&mut rest)?);
         let upstream = get(&mut rest)??;
@@ -76,12 +80,14 @@ impl Record {
             (Some(issuer), Some(subject)) => Some(Principal { issuer, subject }),
             _ => None,
         };
+        let initialize = if version == VERSION_1 { None } else { get(&mut rest)? };
         rest.is_empty().then_some(Record {
             upstream,
             upstream_session,
             protocol,
             transport,
             principal,
+            initialize,
             created_ms,
             seen_ms,
         })
@@ -126,6 +132,7 @@ mod tests {
             upstream_session: "abc".into(),
             protocol: String::new(),
             transport: Transport::HttpSse { parameter: "sessionId".into() },
+            initialize: Some("{\"method\":\"initialize\"}".into()),
             principal: Some(Principal { issuer: "https://idp".into(), subject: "alice".into() }),
             created_ms: 1,
             seen_ms: u64::MAX,
@@ -134,7 +141,7 @@ mod tests {
 
     #[test]
     fn decodes_what_it_encoded() {
-        let plain = Record { transport: Transport::StreamableHttp, principal: None, ..record() };
+        let plain = Record { transport: Transport::StreamableHttp, principal: None, initialize: None, ..record() };
         for record in [record(), plain] {
             assert_eq!(Record::decode(&record.encode()), Some(record));
         }
@@ -149,5 +156,17 @@ mod tests {
             bad[at] ^= 0x10;
             assert_eq!(Record::decode(&bad), None);
         }
+    }
+
+    #[test]
+    fn records_of_the_version_before_are_read() {
+        let new = Record { initialize: None, ..record() };
+        let mut old = new.encode();
+        // Without the last field, which is absent, and with the sum of what is left.
+        old.truncate(old.len() - 8 - 4);
+        old[0] = VERSION_1;
+        let sum = checksum(&old);
+        old.extend_from_slice(&sum.to_le_bytes());
+        assert_eq!(Record::decode(&old), Some(new));
     }
 }

@@ -42,10 +42,20 @@ pub enum Write {
         id: SessionId,
         at_ms: u64,
     },
+    Move(Box<Move>),
     Close,
 }
 
-type Done = oneshot::Sender<Result<(), WriteError>>;
+/// A session that goes on at another upstream.
+pub struct Move {
+    pub id: SessionId,
+    pub record: Record,
+    /// Where it must still be: the upstream, and upstream's id.
+    pub from: (String, String),
+    pub done: Done,
+}
+
+pub type Done = oneshot::Sender<Result<(), WriteError>>;
 
 pub fn start(inner: Arc<Inner>, writes: Receiver<Write>, cleanup: Duration) -> io::Result<JoinHandle<()>> {
     let flush = (inner.touch_interval / 2).min(Duration::from_secs(1));
@@ -227,9 +237,31 @@ impl Writer {
             Write::Touch { id, at_ms } => {
                 self.touched.insert(id, at_ms);
             }
+            Write::Move(moved) => self.relocate(*moved),
             Write::Close => return true,
         }
         false
+    }
+
+    /// Rare, so in a transaction of its own.
+    fn relocate(&mut self, moved: Move) {
+        let Move { id, record, from, done } = moved;
+        let result = (|| {
+            let environment = self.environment()?;
+            let mut txn = environment.write()?;
+            let is_there = environment
+                .get_in(&txn, &id)?
+                .is_some_and(|now| (now.upstream.as_str(), now.upstream_session.as_str()) == (&from.0, &from.1));
+            if is_there {
+                environment.put(&mut txn, &id, &record)?;
+            }
+            txn.commit()
+        })();
+        let counters = &self.inner.counters;
+        if result.is_ok() { &counters.commits } else { &counters.failures }.fetch_add(1, Relaxed);
+        // What workers remember of it is out of date.
+        self.inner.ended_epoch.fetch_add(1, Release);
+        let _ = done.send(result.map_err(|error: heed::Error| WriteError::Commit(error.to_string())));
     }
 
     fn commit_changes(&mut self) {

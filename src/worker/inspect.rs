@@ -122,6 +122,7 @@ impl Opening {
         };
         let birth = Birth {
             caller: exchange.caller,
+            initialize: None,
             upstream: self.upstream,
             upstream_session: &block[span.clone()],
             protocol: b"2024-11-05",

@@ -53,8 +53,8 @@ struct Entry {
 pub struct Session {
     /// Its name; not what the client sees where ids are sealed.
     pub id: SessionId,
-    /// Place of its upstream in the view.
-    pub upstream: usize,
+    /// Place of its upstream in the view; `None`: that is gone, but the session may begin anew at another one.
+    pub upstream: Option<usize>,
     entry: Rc<Entry>,
     /// Where in the target its id stands (2024-11-05).
     in_target: Option<Span>,
@@ -67,6 +67,11 @@ impl Session {
             Transport::StreamableHttp => Some(self.entry.record.upstream_session.as_bytes()),
             Transport::HttpSse { .. } => None,
         }
+    }
+
+    /// What the session began with, where it may begin anew with that.
+    pub fn initialize(&self, view: &LocalView) -> Option<&str> {
+        self.entry.record.initialize.as_deref().filter(|_| view.view.plan.session.reinitialize)
     }
 
     /// The target with upstream's own id in the place of ours (2024-11-05).
@@ -113,8 +118,12 @@ pub fn resume(
     if !is_owned_by(&entry.record, caller) {
         return Err(somebody_elses(id));
     }
-    let upstream = view.view.upstream_of(&entry.record.upstream).ok_or(Refusal::SESSION_UNKNOWN)?;
-    Ok(Some(Session { id, upstream, entry, in_target }))
+    let upstream = view.view.upstream_of(&entry.record.upstream);
+    let session = Session { id, upstream, entry, in_target };
+    if upstream.is_none() && session.initialize(view).is_none() {
+        return Err(Refusal::SESSION_UNKNOWN);
+    }
+    Ok(Some(session))
 }
 
 /// What its records and its ids call an upstream: the reverse of [`View::upstream_of`](super::View::upstream_of).
@@ -234,6 +243,8 @@ impl Asked<'_> {
                 Some(parameter) => Transport::HttpSse { parameter },
             },
             principal: owner(self.caller),
+            // Only the proxy where it began knows.
+            initialize: None,
             created_ms: now.saturating_sub(age.saturating_mul(1000)),
             seen_ms: now,
         }))
@@ -323,6 +334,8 @@ pub struct Birth<'a> {
     pub protocol: &'a [u8],
     pub transport: Transport,
     pub caller: &'a Caller,
+    /// The body that began it, where it is to be kept.
+    pub initialize: Option<&'a [u8]>,
 }
 
 /// A session that began.
@@ -358,6 +371,7 @@ pub async fn begin(
         protocol: String::from_utf8_lossy(protocol).into_owned(),
         transport: birth.transport,
         principal: owner(birth.caller),
+        initialize: birth.initialize.map(|body| String::from_utf8_lossy(body).into_owned()),
         created_ms: now,
         seen_ms: now,
     };
@@ -396,6 +410,37 @@ fn name(view: &LocalView, store: &Store, record: &Record, caller: &Caller) -> Re
         tracing::warn!(upstream = record.upstream, "a session's id is too long to be sealed");
         Refusal::UPSTREAM_PROTOCOL
     })
+}
+
+/// Let a session go on at another upstream, under the id that its client knows. If it was moved meanwhile it is where
+/// that went.
+///
+/// # Errors
+/// 503 if the store cannot commit or read; 404 if the session ended meanwhile.
+pub async fn relocate(
+    worker: &Worker,
+    view: &LocalView,
+    session: &Session,
+    upstream: usize,
+    upstream_session: &[u8],
+) -> Result<Session, Refusal> {
+    let old = &session.entry.record;
+    let from = (old.upstream.clone(), old.upstream_session.clone());
+    let record = Record {
+        upstream: key_of(view, upstream).to_owned(),
+        upstream_session: String::from_utf8_lossy(upstream_session).into_owned(),
+        ..old.clone()
+    };
+    let store = &worker.shared.store;
+    store.relocate(session.id, record, from).await.map_err(|error| {
+        tracing::error!(%error, session = ?session.id, "cannot move a session");
+        Refusal::STORE
+    })?;
+    let (epoch, now) = (Cell::new(store.ended_epoch()), store.now_ms());
+    let found = store.find(&session.id).map_err(|_| Refusal::STORE_READ)?.ok_or(Refusal::SESSION_UNKNOWN)?;
+    let upstream = view.view.upstream_of(&found.upstream);
+    let entry = worker.sessions.remember(session.id, Entry { record: found, epoch, checked_ms: Cell::new(now) });
+    Ok(Session { id: session.id, upstream, entry, in_target: None })
 }
 
 /// End a session: on return nobody finds it any more.

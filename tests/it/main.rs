@@ -5,6 +5,7 @@ mod support;
 
 mod auth;
 mod balance;
+mod failover;
 mod faults;
 mod guards;
 mod headers;

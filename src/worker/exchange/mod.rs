@@ -1,5 +1,6 @@
 //! ONE REQUEST: the whole story. Only this file calls the stages.
 
+mod own;
 mod sending;
 
 use std::borrow::Cow;
@@ -19,18 +20,18 @@ use super::outbound;
 use super::refusal::{self, Refusal};
 use super::relay::{self, Answer, Upload, Watch};
 use super::session::{self, Birth, OpenStream, Session};
-use super::upstream::{self, Lease, LocalView, Wanted};
+use super::upstream::{Lease, LocalView};
 use super::{Phase, Scratch, Worker, local, login};
 use crate::base::SessionId;
 use crate::config::plan::Plan;
 use crate::identity::{Credential, CredentialMissing};
-use crate::net::{self, Buffer, Stream, within};
+use crate::net::{Buffer, Stream};
 use crate::store::{Reservation, Transport};
 use crate::telemetry::UpstreamCells;
 use crate::wire::http1::body::BodyDecoder;
 use crate::wire::http1::framing::{self, BodyLength};
 use crate::wire::http1::head::{Method, Name, ResponseHead};
-use crate::wire::mcp::{Era, header};
+use crate::wire::mcp::Era;
 use sending::Sending;
 
 /// What holds for the whole of one request: set once, read by every stage.
@@ -220,7 +221,8 @@ async fn story(
             keys.credential_refused(view.view.upstreams[lease.index].entry);
         }
         lease.heed_keep_alive(answer.find(bytes.bytes(), Name::KeepAlive));
-        let parts = Parts { answer, bytes, session: session.as_ref(), reserved };
+        let initialize = sending.initialize(&exchange);
+        let parts = Parts { answer, bytes, session: session.as_ref(), reserved, initialize };
         let end = finish(&exchange, standing, input, &lease, parts, upload, watch).await?;
         if end.reusable {
             lease.give_back(view);
@@ -250,6 +252,8 @@ struct Parts<'a> {
     bytes: Buffer,
     session: Option<&'a Session>,
     reserved: Option<Reservation>,
+    /// The request's body, where a session that it begins is to keep it.
+    initialize: Option<&'a [u8]>,
 }
 
 /// How an exchange ended.
@@ -269,7 +273,7 @@ async fn finish(
     mut upload: Upload<'_>,
     mut watch: Watch<'_>,
 ) -> Result<End, Refusal> {
-    let Parts { answer, bytes, session, mut reserved } = parts;
+    let Parts { answer, bytes, session, mut reserved, initialize } = parts;
     let Exchange { worker, request, client, .. } = exchange;
     let cells = lease.cells();
     let blame = |refusal: Refusal| {
@@ -283,7 +287,8 @@ async fn finish(
         blame(Refusal::UPSTREAM_PROTOCOL)
     })?;
     let is_stream = is_event_stream(answer, bytes.bytes());
-    let shown = settle_session(exchange, lease, session, &mut reserved, answer, bytes.bytes()).await.map_err(blame)?;
+    let settled = settle_session(exchange, lease, session, &mut reserved, answer, bytes.bytes(), initialize).await;
+    let shown = settled.map_err(blame)?;
     let begun: Rc<Cell<Option<SessionId>>> = Rc::default();
     let inspect = inspection(exchange, lease, session, reserved, is_stream, answer.status, &begun);
 
@@ -334,6 +339,7 @@ async fn settle_session<'a>(
     reserved: &mut Option<Reservation>,
     answer: &ResponseHead,
     bytes: &[u8],
+    initialize: Option<&[u8]>,
 ) -> Result<Option<Cow<'a, [u8]>>, Refusal> {
     let (worker, request) = (exchange.worker, exchange.request);
     let issued = answer.find(bytes, Name::McpSessionId);
@@ -359,47 +365,15 @@ async fn settle_session<'a>(
         protocol: request.find(Name::McpProtocolVersion).unwrap_or(b""),
         transport: Transport::StreamableHttp,
         caller: exchange.caller,
+        initialize,
     };
     match Box::pin(session::begin(worker, exchange.view, reserved.take(), birth)).await {
         Ok(begun) => Ok(Some(Cow::Owned(begun.shown.into_bytes()))),
         Err(refusal) => {
-            abandon(exchange, lease.index, issued);
+            own::abandon(exchange, lease.index, issued);
             Err(refusal)
         }
     }
-}
-
-/// Upstream began a session that no client will ever use: tell it, in a task of its own.
-fn abandon(exchange: &Exchange<'_>, index: usize, upstream_session: &[u8]) {
-    use crate::wire::http1::encode;
-    let (worker, request) = (exchange.worker.clone(), exchange.request);
-    let mut out = Buffer::small();
-    let upstream = &exchange.view.view.upstreams[index];
-    let target = if request.path() == b"/" { upstream.plan.path.as_bytes() } else { request.path_and_query() };
-    encode::request_line(out.vec(), b"DELETE", target);
-    encode::field(
-        out.vec(),
-        b"Host",
-        if request.host.is_empty() { upstream.plan.authority.as_bytes() } else { request.host },
-    );
-    encode::field(out.vec(), header::SESSION_ID.as_bytes(), upstream_session);
-    if let Ok(Some(own)) = exchange.credential(index) {
-        encode::field(out.vec(), own.field.as_bytes(), own.value.expose().as_bytes());
-    }
-    encode::end(out.vec());
-    let limit = upstream.plan.timeout;
-    net::spawn(async move {
-        let view = worker.view();
-        let Ok(lease) = upstream::lease(&worker, &view, Wanted { pinned: Some(index), fresh: true, avoid: &[] }).await
-        else {
-            return;
-        };
-        let _ = within(limit, async {
-            let _ = lease.stream.write_all(out).await;
-            let _ = lease.read(Buffer::small).await;
-        })
-        .await;
-    });
 }
 
 fn inspection(

@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::Exchange;
+use super::{Exchange, own};
 use crate::identity::Credential;
 use crate::net::Buffer;
 use crate::telemetry::Fault;
 use crate::wire::http1::framing::BodyLength;
+use crate::wire::http1::head::Method;
 use crate::wire::json::Peek;
 use crate::worker::envelope::Intake;
 use crate::worker::outbound;
@@ -16,12 +17,16 @@ use crate::worker::relay::{Unanswered, Upload};
 use crate::worker::session::{self, Session};
 use crate::worker::upstream::{self, Lease, Wanted};
 
+/// Longest `initialize` that a session keeps, bytes.
+const INITIALIZE_BYTES_MAX: usize = 16 * 1024;
 /// Upstreams that a failed read is sent to after the first.
 const ELSEWHERE_MAX: usize = 2;
 
 /// The request, until an answer begins.
 pub(super) struct Sending<'a> {
     session: Option<&'a Session>,
+    /// The session, where it went on.
+    moved: Option<Session>,
     /// Ours at the upstream that was chosen.
     pub(super) credential: Option<Arc<Credential>>,
     /// A whole body is kept for a second try; one that streams is given away.
@@ -42,6 +47,7 @@ impl<'a> Sending<'a> {
         let streaming = was_streaming.then_some(intake);
         Sending {
             session,
+            moved: None,
             credential: None,
             body,
             streaming,
@@ -54,9 +60,10 @@ impl<'a> Sending<'a> {
 
     pub(super) async fn lease(&mut self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
         let (worker, view) = (exchange.worker, exchange.view);
-        let lease = match self.session {
-            Some(session) => self.lease_of(exchange, session).await?,
-            None => match (self.lease_any(exchange).await, self.failure.take()) {
+        let lease = match (self.moved.is_some(), self.session) {
+            (false, Some(session)) => self.lease_of(exchange, session).await?,
+            (true, Some(_)) => self.lease_of_moved(exchange).await?,
+            (_, None) => match (self.lease_any(exchange).await, self.failure.take()) {
                 (Ok(lease), failure) => {
                     self.failure = failure;
                     lease
@@ -79,28 +86,70 @@ impl<'a> Sending<'a> {
     }
 
     /// The upstream where the session lives. Sessions of one that has refused connections for long are over; those of one
-    /// that checks have found unhealthy are not, but their clients had better begin anew where it is not.
-    async fn lease_of(&self, exchange: &Exchange<'_>, session: &Session) -> Result<Lease, Refusal> {
+    /// that checks have found unhealthy are not, but their clients had better begin anew where it is not. Where
+    /// `session.failover` says so, we do that for them.
+    async fn lease_of(&mut self, exchange: &Exchange<'_>, session: &Session) -> Result<Lease, Refusal> {
         let (worker, view) = (exchange.worker, exchange.view);
-        let words = &view.view.upstreams[session.upstream].words;
+        let movable = session.initialize(view).filter(|_| exchange.request.method() != Method::Delete);
+        let Some(index) = session.upstream else { return Box::pin(self.relocate(exchange, session, movable)).await };
+        let words = &view.view.upstreams[index].words;
         let now = worker.now_ms();
         if words.marked_down_since().is_some() && view.view.upstreams.iter().any(|other| other.words.is_open(now)) {
+            return Box::pin(self.relocate(exchange, session, movable)).await;
+        }
+        let refusal = match upstream::lease(worker, view, Wanted { pinned: session.upstream, ..self.again() }).await {
+            Ok(lease) => return Ok(lease),
+            Err(refusal) => refusal,
+        };
+        let is_gone = matches!(refusal.fault(), Some(Fault::Connect | Fault::Timeout));
+        if is_gone && movable.is_some() {
+            return Box::pin(self.relocate(exchange, session, movable)).await;
+        }
+        if words.has_lost_its_sessions(worker.now_ms()) {
+            session::end(worker, session.id).await?;
             return Err(Refusal::SESSION_UNKNOWN);
         }
-        let wanted = Wanted { pinned: Some(session.upstream), fresh: self.retried, avoid: &[] };
-        match upstream::lease(worker, view, wanted).await {
-            Err(_) if words.has_lost_its_sessions(worker.now_ms()) => {
-                session::end(worker, session.id).await?;
-                Err(Refusal::SESSION_UNKNOWN)
-            }
-            other => other,
-        }
+        Err(refusal)
+    }
+
+    /// Let the session go on at another upstream.
+    async fn relocate(
+        &mut self,
+        exchange: &Exchange<'_>,
+        session: &Session,
+        initialize: Option<&str>,
+    ) -> Result<Lease, Refusal> {
+        let initialize = initialize.ok_or(Refusal::SESSION_UNKNOWN)?;
+        let (worker, view) = (exchange.worker, exchange.view);
+        let avoid: Vec<usize> = session.upstream.into_iter().collect();
+        let lease = upstream::lease(worker, view, Wanted { pinned: None, fresh: true, avoid: &avoid }).await?;
+        let issued = own::begin_anew(exchange, &lease, initialize).await?;
+        let moved = session::relocate(worker, view, session, lease.index, &issued).await?;
+        tracing::info!(session = ?session.id, to = exchange.name(&lease), "a session goes on at another upstream");
+        self.moved = Some(moved);
+        self.lease_of_moved(exchange).await
+    }
+
+    async fn lease_of_moved(&self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
+        let pinned = self.moved.as_ref().and_then(|moved| moved.upstream);
+        let index = pinned.ok_or(Refusal::SESSION_UNKNOWN)?;
+        upstream::lease(exchange.worker, exchange.view, Wanted { pinned: Some(index), ..self.again() }).await
+    }
+
+    fn again(&self) -> Wanted<'_> {
+        Wanted { pinned: None, fresh: self.retried, avoid: &self.failed }
+    }
+
+    /// The body, where it begins a session that is to keep it.
+    pub(super) fn initialize(&self, exchange: &Exchange<'_>) -> Option<&[u8]> {
+        let wanted = exchange.plan().session.reinitialize && exchange.envelope.initializes && !self.was_streaming;
+        Some(self.body.bytes()).filter(|body| wanted && body.len() <= INITIALIZE_BYTES_MAX && body.starts_with(b"{"))
     }
 
     /// Any upstream, but rather the one that issued the request's opaque state.
     async fn lease_any(&self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
         let (worker, view) = (exchange.worker, exchange.view);
-        let any = Wanted { pinned: None, fresh: self.retried, avoid: &self.failed };
+        let any = self.again();
         let issuer = exchange.envelope.affinity.and_then(|key| worker.shared.affinity.find(key));
         if let Some(index) = issuer.and_then(|number| view.view.upstream_numbered(number))
             && !self.failed.contains(&index)
@@ -126,8 +175,9 @@ impl<'a> Sending<'a> {
             (false, _) => BodyLength::Length(self.body.len() as u64),
         };
         let upstream = &exchange.view.view.upstreams[lease.index];
+        let session = self.moved.as_ref().or(self.session);
         let mut out = Buffer::small();
-        outbound::request(out.vec(), exchange, upstream, self.credential.as_deref(), self.session, framing);
+        outbound::request(out.vec(), exchange, upstream, self.credential.as_deref(), session, framing);
         let limit = exchange.upstream_timeout();
         if self.was_streaming && framing == BodyLength::Chunked && !self.body.is_empty() {
             let size = crate::wire::http1::encode::chunk_head(self.body.len());
