@@ -14,7 +14,6 @@ enum By {
 
 const FEATURES: &[(&str, By)] = &[
     ("tracing", By::Section("telemetry")),
-    ("active health checking", By::Section("health_check")),
     ("the circuit breaker", By::Section("circuit_breaker")),
     ("recording", By::Section("record")),
     ("the administrator's interface", By::Section("admin")),

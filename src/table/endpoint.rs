@@ -20,13 +20,30 @@ pub struct Endpoint {
     closed_until: AtomicU64,
     /// The first refusal since the last connect that succeeded.
     refused_since: AtomicU64,
+    /// Written by control.
+    marked_down_since: AtomicU64,
 }
 
 impl Endpoint {
     /// Whether new work may go there.
     #[inline]
     pub fn is_open(&self, now: u64) -> bool {
-        self.closed_until.load(Relaxed) <= now
+        self.marked_down_since.load(Relaxed) == 0 && self.closed_until.load(Relaxed) <= now
+    }
+
+    /// Checks found it unhealthy: no new work.
+    pub fn mark_down(&self, now: u64) {
+        let _ = self.marked_down_since.compare_exchange(0, now.max(1), Relaxed, Relaxed);
+    }
+
+    /// Checks found it healthy again.
+    pub fn mark_up(self: &Arc<Self>, _now: u64) {
+        self.marked_down_since.store(0, Relaxed);
+    }
+
+    /// Since when checks have found it unhealthy; `None` while it is healthy.
+    pub fn marked_down_since(&self) -> Option<u64> {
+        Some(self.marked_down_since.load(Relaxed)).filter(|&since| since != 0)
     }
 
     pub fn closed_until(&self) -> u64 {
@@ -38,7 +55,7 @@ impl Endpoint {
         let now = now.max(1);
         let _ = self.refused_since.compare_exchange(0, now, Relaxed, Relaxed);
         // Many requests may find the same outage at once; only the first of a period lengthens the next.
-        if self.is_open(now) {
+        if self.closed_until.load(Relaxed) <= now {
             let doublings = self.refusals.fetch_add(1, Relaxed).min(16);
             let pause = (BACKOFF_MS.0 << doublings).min(BACKOFF_MS.1);
             self.closed_until.store(now + pause, Relaxed);
@@ -114,6 +131,18 @@ mod tests {
         assert!(endpoint.has_lost_its_sessions(6_000));
         endpoint.connected();
         assert!(!endpoint.has_lost_its_sessions(99_000));
+    }
+
+    #[test]
+    fn what_checks_found_closes_it_until_they_find_otherwise() {
+        let endpoint = Arc::new(Endpoint::default());
+        endpoint.mark_down(7);
+        endpoint.mark_down(9);
+        assert_eq!(endpoint.marked_down_since(), Some(7));
+        assert!(!endpoint.is_open(10));
+        endpoint.mark_up(10);
+        assert_eq!(endpoint.marked_down_since(), None);
+        assert!(endpoint.is_open(10));
     }
 
     #[test]

@@ -263,6 +263,7 @@ impl<'a> Sending<'a> {
 
     async fn lease(&mut self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
         let (worker, view) = (exchange.worker, exchange.view);
+        self.session.map_or(Ok(()), |session| upstream::heed_checks(worker, view, session.upstream))?;
         let lease = match self.session {
             Some(session) => match upstream::lease(worker, view, Some(session.upstream), self.retried).await {
                 Err(_) if view.view.upstreams[session.upstream].words.has_lost_its_sessions(worker.now_ms()) => {

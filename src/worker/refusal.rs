@@ -116,6 +116,8 @@ impl Refusal {
     );
     pub const UPSTREAM_BUSY: Refusal =
         later(1, no(503, SERVER, "upstream_busy", "all connections to upstream are in use"));
+    pub const UPSTREAM_UNHEALTHY: Refusal =
+        later(5, no(503, SERVER, "upstream_unhealthy", "health checks found no upstream that works"));
     pub const UPSTREAM_CONNECT: Refusal = no(502, SERVER, "upstream_connect", "upstream does not accept connections");
     /// Ours to mend, and nobody else's fault.
     pub const NO_RESOURCES: Refusal =

@@ -168,7 +168,7 @@ impl Lease {
 /// Without a pin, an upstream that refuses is passed over: nothing was sent, so the request may go elsewhere.
 ///
 /// # Errors
-/// 503 without upstreams or when all connections are in use, 502 when none accepts, 504 when none does in time,
+/// 503 without upstreams, when all connections are in use or health checks found none that works, 502 when none accepts, 504 when none does in time,
 /// 404 for a session whose upstream has refused for so long that it is taken for lost.
 pub async fn lease(worker: &Worker, view: &LocalView, pinned: Option<usize>, fresh: bool) -> Result<Lease, Refusal> {
     if let Some(index) = pinned {
@@ -195,12 +195,29 @@ pub async fn lease(worker: &Worker, view: &LocalView, pinned: Option<usize>, fre
         }
         view.locals[index].cells.retries.add(1);
     }
-    // None is open: better to try the one whose pause ends first than to refuse unseen.
-    let closed = (0..upstreams.len()).filter(|index| !tried.contains(index));
+    // None is open: better to try the one whose pause ends first than to refuse unseen, unless checks saw it.
+    let is_down = |index: &usize| upstreams[*index].words.marked_down_since().is_some();
+    let closed = (0..upstreams.len()).filter(|index| !tried.contains(index) && !is_down(index));
     match closed.min_by_key(|&index| upstreams[index].words.closed_until()) {
         Some(index) => open(worker, view, index, fresh).await,
+        None if tried.is_empty() => Err(Refusal::UPSTREAM_UNHEALTHY),
         None => Err(refusal),
     }
+}
+
+/// Whether a session can go on at its upstream, as far as checks say.
+///
+/// # Errors
+/// It is marked down. 404 if another one is open, where the client may start anew; the session is kept, for when the
+/// upstream comes back. Else 503.
+pub fn heed_checks(worker: &Worker, view: &LocalView, pinned: usize) -> Result<(), Refusal> {
+    let upstreams = &view.view.upstreams;
+    if upstreams[pinned].words.marked_down_since().is_none() {
+        return Ok(());
+    }
+    let now = worker.now_ms();
+    let another = upstreams.iter().any(|upstream| upstream.words.is_open(now));
+    Err(if another { Refusal::SESSION_UNKNOWN } else { Refusal::UPSTREAM_UNHEALTHY })
 }
 
 async fn open(worker: &Worker, view: &LocalView, index: usize, fresh: bool) -> Result<Lease, Refusal> {

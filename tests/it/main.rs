@@ -7,6 +7,7 @@ mod auth;
 mod faults;
 mod guards;
 mod headers;
+mod health;
 mod http1;
 mod legacy_sse;
 mod limits;
