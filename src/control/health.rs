@@ -226,47 +226,48 @@ impl Patient {
         checked
     }
 
-    /// Count, and mark what the thresholds say.
+    /// Mark what the thresholds say, and count.
     fn judge(&self, plan: &HealthPlan, checked: &Result<(), Failure>) {
-        let outcome = checked.as_ref().map_or_else(Failure::label, |()| "good");
-        self.shared.registry.checks.count(&self.name, outcome);
         match checked {
             Err(Failure::Ours(why)) => {
                 tracing::warn!(upstream = self.name, endpoint = self.endpoint, why, "an upstream could not be checked");
             }
-            Err(failure) => {
-                self.good.set(0);
-                self.bad.set(self.bad.get().saturating_add(1));
-                tracing::debug!(upstream = self.name, endpoint = self.endpoint, reason = %failure, "a bad check");
-                if self.is_up() && self.bad.get() >= plan.unhealthy_threshold {
-                    self.words.mark_down(self.now_ms());
-                    self.tell();
-                    tracing::warn!(
-                        upstream = self.name,
-                        endpoint = self.endpoint,
-                        reason = %failure,
-                        checks = self.bad.get(),
-                        "an upstream is unhealthy and gets no new work"
-                    );
-                }
-            }
-            Ok(()) => {
-                // A pause after refused connections is over as well.
-                self.words.connected();
-                self.bad.set(0);
-                self.good.set(self.good.get().saturating_add(1));
-                if !self.is_up() && self.good.get() >= plan.healthy_threshold {
-                    self.words.mark_up(self.now_ms());
-                    self.tell();
-                    let checks = self.good.get();
-                    tracing::info!(
-                        upstream = self.name,
-                        endpoint = self.endpoint,
-                        checks,
-                        "an upstream is healthy again"
-                    );
-                }
-            }
+            Err(failure) => self.was_bad(plan, failure),
+            Ok(()) => self.was_good(plan),
+        }
+        // Last, so that who sees the count sees the mark.
+        let outcome = checked.as_ref().map_or_else(Failure::label, |()| "good");
+        self.shared.registry.checks.count(&self.name, outcome);
+    }
+
+    fn was_bad(&self, plan: &HealthPlan, failure: &Failure) {
+        self.good.set(0);
+        self.bad.set(self.bad.get().saturating_add(1));
+        let (upstream, endpoint, checks) = (&self.name, &self.endpoint, self.bad.get());
+        tracing::debug!(upstream, endpoint, reason = %failure, checks, "a bad check");
+        if self.is_up() && checks >= plan.unhealthy_threshold {
+            self.words.mark_down(self.now_ms());
+            self.tell();
+            tracing::warn!(
+                upstream,
+                endpoint,
+                reason = %failure,
+                checks,
+                "an upstream is unhealthy and gets no new work"
+            );
+        }
+    }
+
+    fn was_good(&self, plan: &HealthPlan) {
+        // A pause after refused connections is over as well.
+        self.words.connected();
+        self.bad.set(0);
+        self.good.set(self.good.get().saturating_add(1));
+        let (upstream, endpoint, checks) = (&self.name, &self.endpoint, self.good.get());
+        if !self.is_up() && checks >= plan.healthy_threshold {
+            self.words.mark_up(self.now_ms());
+            self.tell();
+            tracing::info!(upstream, endpoint, checks, "an upstream is healthy again");
         }
     }
 
