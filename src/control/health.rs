@@ -73,11 +73,17 @@ struct Health {
     watched: HashMap<*const Endpoint, Watched>,
 }
 
-/// One upstream that is checked. Dropped, its task ends.
+/// One upstream that is checked. Dropped, its task ends, and nothing is known against the upstream any more.
 struct Watched {
     patient: Rc<Patient>,
     /// The checks changed: begin anew.
     again: UnboundedSender<()>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.patient.discharge();
+    }
 }
 
 /// What is known of one upstream.
@@ -127,7 +133,7 @@ impl Health {
             }
         }
         // First, since a new one may have the labels of one that is gone.
-        before.into_values().for_each(|gone| gone.patient.discharge());
+        drop(before);
         for upstream in new {
             self.watched.insert(Arc::as_ptr(&upstream.words), self.watch(upstream));
         }
@@ -279,7 +285,6 @@ impl Patient {
         self.shared.registry.checks.set_healthy(&self.name, &self.endpoint, Some(self.is_up()));
     }
 
-    /// It is not checked any more, so nothing is known against it.
     fn discharge(&self) {
         self.words.mark_up(self.now_ms());
         self.shared.registry.checks.set_healthy(&self.name, &self.endpoint, None);

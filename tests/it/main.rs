@@ -8,6 +8,7 @@ mod faults;
 mod guards;
 mod headers;
 mod health;
+mod health_mcp;
 mod http1;
 mod legacy_sse;
 mod limits;
