@@ -30,6 +30,8 @@ pub struct Plan {
     /// `None`: clients speak plain HTTP.
     pub tls: Option<TlsPlan>,
     pub rates: RatesPlan,
+    /// `None`: upstreams are not asked how they are.
+    pub health: Option<HealthPlan>,
     /// `None`: anybody may ask.
     pub auth: Option<AuthPlan>,
     pub log: LogPlan,
@@ -236,6 +238,27 @@ pub struct QuotaPlan {
     pub limit: u64,
     pub window: Duration,
     pub burst: u64,
+}
+
+/// Active health checks of upstreams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthPlan {
+    pub protocol: HealthProtocol,
+    /// `None`: that of the upstream's URL.
+    pub path: Option<String>,
+    pub interval: Duration,
+    /// Of a whole check.
+    pub timeout: Duration,
+    /// Bad checks in a row that take an upstream out, at least 1.
+    pub unhealthy_threshold: u32,
+    /// Good checks in a row that bring it back, at least 1.
+    pub healthy_threshold: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealthProtocol {
+    Http,
+    Mcp,
 }
 
 /// An address range, e.g. `10.0.0.0/8`.

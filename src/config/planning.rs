@@ -52,6 +52,7 @@ pub fn plan(planner: &mut Planner<'_>) -> Plan {
         guards: guards(planner.layers),
         tls: tls(planner),
         rates: rates(planner.layers),
+        health: health(planner.layers),
         auth: auth::plan(planner),
         log: planner.log(),
         stream_buffer_bytes: planner.layers.required("performance.buffer_size"),
@@ -303,6 +304,22 @@ fn rates(layers: &Layers) -> RatesPlan {
         per_address: quota("per_address"),
         per_tool: quota("per_tool"),
     }
+}
+
+fn health(layers: &Layers) -> Option<HealthPlan> {
+    if !unbuilt::is_on(layers, "health_check") {
+        return None;
+    }
+    let mcp = layers.required::<String>("health_check.protocol") == "mcp";
+    let is_said = layers.get("health_check.path").is_some();
+    Some(HealthPlan {
+        protocol: if mcp { HealthProtocol::Mcp } else { HealthProtocol::Http },
+        path: (is_said || !mcp).then(|| layers.required("health_check.path")),
+        interval: layers.required("health_check.interval"),
+        timeout: layers.required("health_check.timeout"),
+        unhealthy_threshold: layers.required::<u64>("health_check.unhealthy_threshold") as u32,
+        healthy_threshold: layers.required::<u64>("health_check.healthy_threshold") as u32,
+    })
 }
 
 /// Below the state directory, one for each address, so that two servers never share one.

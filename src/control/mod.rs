@@ -3,6 +3,7 @@
 pub mod discovery;
 pub mod fetch;
 mod grant;
+mod health;
 mod introspect;
 pub mod keys;
 pub mod login;

@@ -15,10 +15,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::health::Notice;
 use super::{publish, resolve};
 use crate::config::plan::Plan;
 use crate::net::acceptor;
-use crate::worker::Shared;
+use crate::worker::{Shared, View};
 
 /// How often the files are looked at. A file that changed is read once two looks in a row found it the same, so that
 /// nobody reads half of it.
@@ -49,9 +50,9 @@ impl Trigger {
 ///
 /// # Errors
 /// There is no thread to be had.
-pub fn start(shared: Arc<Shared>, source: Source) -> std::io::Result<Trigger> {
+pub fn start(shared: Arc<Shared>, source: Source, health: Notice) -> std::io::Result<Trigger> {
     let (pull, pulled) = bounded(1);
-    let publisher = Publisher { seen: Prints::default(), pending: None, shared, source };
+    let publisher = Publisher { seen: Prints::default(), pending: None, shared, source, health };
     thread::Builder::new().name("publisher".into()).spawn(move || publisher.run(&pulled))?;
     Ok(Trigger(pull))
 }
@@ -59,6 +60,7 @@ pub fn start(shared: Arc<Shared>, source: Source) -> std::io::Result<Trigger> {
 struct Publisher {
     shared: Arc<Shared>,
     source: Source,
+    health: Notice,
     /// The files as they are in use.
     seen: Prints,
     /// The files as the latest look found them, if that differs.
@@ -140,7 +142,7 @@ impl Publisher {
             tracing::info!("loaded the certificates anew");
         }
         self.shared.tls.store(tls);
-        self.shared.view.store(Arc::new(next));
+        self.show(next);
         Ok(())
     }
 
@@ -152,7 +154,7 @@ impl Publisher {
         match tls.and_then(|tls| Ok((tls, publish::next_view(view.plan.clone(), &view)?))) {
             Ok((tls, next)) => {
                 self.shared.tls.store(tls);
-                self.shared.view.store(Arc::new(next));
+                self.show(next);
                 tracing::info!("loaded the certificates anew");
             }
             Err(error) => tracing::error!("{}", certificates_stay(error)),
@@ -165,8 +167,13 @@ impl Publisher {
             return;
         }
         if let Some(next) = publish::resolved_anew(&view) {
-            self.shared.view.store(Arc::new(next));
+            self.show(next);
         }
+    }
+
+    fn show(&self, view: View) {
+        self.shared.view.store(Arc::new(view));
+        self.health.give();
     }
 
     fn prints(&self) -> Prints {

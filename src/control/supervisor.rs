@@ -13,6 +13,7 @@ use futures_channel::mpsc;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::health;
 use super::publish;
 use super::publisher::{self, Source, Trigger};
 use crate::config::plan::{DriverChoice, Plan};
@@ -82,7 +83,8 @@ pub fn serve(
     let (events, inbox) = unbounded();
     // Before anybody hears that we listen: whoever does may tell us to stop at once.
     let signals = signals()?;
-    let publisher = publisher::start(shared.clone(), source)?;
+    let health = health::start(shared.clone())?;
+    let publisher = publisher::start(shared.clone(), source, health)?;
     let mut fleet = Fleet { shared, plan, listeners, events, publisher, alive: 0 };
     for index in 0..fleet.plan.workers {
         fleet.start(index)?;
@@ -104,7 +106,8 @@ fn raise_descriptor_limit(plan: &Plan) -> usize {
     if allowed < wanted {
         tracing::warn!(allowed, wanted, "fewer file descriptors than performance.max_connections may need");
     }
-    let own = 24 + 8 * plan.workers as u64;
+    let checks = if plan.health.is_some() { plan.upstreams.len().min(health::CHECKS_MAX) as u64 } else { 0 };
+    let own = 24 + 8 * plan.workers as u64 + checks;
     (allowed.saturating_sub(own) / 2).max(4) as usize
 }
 

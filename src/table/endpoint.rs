@@ -55,6 +55,7 @@ pub struct Endpoint {
     favour: AtomicU32,
     /// The first refusal since the last connect that succeeded.
     refused_since: AtomicU64,
+    /// Written by control.
     marked_down_since: AtomicU64,
 }
 
@@ -437,6 +438,18 @@ mod tests {
     fn what_choosing_reads_is_one_cache_line() {
         assert_eq!(size_of::<Endpoint>(), 128);
         assert!(std::mem::offset_of!(Endpoint, refusals) <= 64);
+    }
+
+    #[test]
+    fn what_checks_found_closes_it_until_they_find_otherwise() {
+        let endpoint = Arc::new(Endpoint::default());
+        endpoint.mark_down(7);
+        endpoint.mark_down(9);
+        assert_eq!(endpoint.marked_down_since(), Some(7));
+        assert!(!endpoint.is_open(10));
+        endpoint.mark_up(10);
+        assert_eq!(endpoint.marked_down_since(), None);
+        assert!(endpoint.is_open(10));
     }
 
     #[test]

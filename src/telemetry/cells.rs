@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::checks::{Checks, Findings};
 use super::histogram::Histogram;
 
 /// A number that one thread writes and any thread reads.
@@ -158,6 +159,7 @@ pub struct Registry {
     pub reloads_refused: AtomicU64,
     /// The latest one was refused.
     pub reload_failed: AtomicBool,
+    pub checks: Checks,
 }
 
 #[derive(Default)]
@@ -178,6 +180,7 @@ pub struct Series {
     /// Taken, refused.
     pub reloads: (u64, u64),
     pub reload_failed: bool,
+    pub checks: Findings,
 }
 
 impl Registry {
@@ -240,6 +243,7 @@ impl Registry {
             restarts: self.restarts.load(Relaxed),
             reloads: (self.reloads.load(Relaxed), self.reloads_refused.load(Relaxed)),
             reload_failed: self.reload_failed.load(Relaxed),
+            checks: self.checks.findings(),
         }
     }
 

@@ -97,6 +97,16 @@ fn upstream_families(out: &mut Vec<MetricFamily>, series: &Series, now: Duration
     let retries = each(|c| c.retries.value());
     out.push(counter("shadowcat_upstream_retries_total", "Requests sent once more or moved on.", retries));
     out.push(gauge("shadowcat_upstream_idle_connections", "Pooled connections.", each(|c| c.idle.value())));
+    let healthy = series.checks.healthy.iter().map(|((name, endpoint), &healthy)| {
+        (vec![label("upstream", name), label("endpoint", endpoint)], u64::from(healthy))
+    });
+    out.push(gauge("shadowcat_upstream_healthy", "Whether health checks let it have new work.", healthy));
+    let outcomes = series
+        .checks
+        .outcomes
+        .iter()
+        .map(|((name, outcome), &count)| (vec![label("upstream", name), label("outcome", outcome)], count));
+    out.push(counter("shadowcat_health_checks_total", "Health checks, by outcome.", outcomes));
 }
 
 fn rate_families(out: &mut Vec<MetricFamily>, rates: &Rates) {

@@ -1,6 +1,7 @@
 //! L2: what the proxy tells about itself. Workers write their own cells; a scrape adds them up.
 
 pub mod cells;
+pub mod checks;
 pub mod exposition;
 pub mod histogram;
 

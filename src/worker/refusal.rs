@@ -116,8 +116,8 @@ impl Refusal {
     );
     pub const UPSTREAM_BUSY: Refusal =
         later(1, no(503, SERVER, "upstream_busy", "all connections to upstream are in use"));
-    pub const UPSTREAMS_OUT: Refusal =
-        later(5, no(503, SERVER, "upstreams_out", "no upstream is healthy; see shadowcat_upstream_healthy"));
+    pub const UPSTREAM_UNHEALTHY: Refusal =
+        later(5, no(503, SERVER, "upstream_unhealthy", "no upstream works, as far as health checks say"));
     pub const UPSTREAM_CONNECT: Refusal = no(502, SERVER, "upstream_connect", "upstream does not accept connections");
     /// Ours to mend, and nobody else's fault.
     pub const NO_RESOURCES: Refusal =

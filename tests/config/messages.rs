@@ -144,7 +144,7 @@ fn messages_read_well() {
 
 #[test]
 fn a_server_names_each_feature_it_does_not_have() {
-    let text = "[health_check]\nenabled = true\n\n[record]\noutput = \"/tapes\"\n\n[session]\n\
+    let text = "[circuit_breaker]\nenabled = true\n\n[record]\noutput = \"/tapes\"\n\n[session]\n\
                 failover = \"reinitialize\"\n";
     let (keep, path) = text_file(text);
     let said = config::load(&from_file(&path)).unwrap_err().to_string();

@@ -9,6 +9,8 @@ mod failover;
 mod faults;
 mod guards;
 mod headers;
+mod health;
+mod health_mcp;
 mod http1;
 mod legacy_sse;
 mod limits;

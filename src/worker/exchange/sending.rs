@@ -94,8 +94,12 @@ impl<'a> Sending<'a> {
         let Some(index) = session.upstream else { return Box::pin(self.relocate(exchange, session, movable)).await };
         let words = &view.view.upstreams[index].words;
         let now = worker.now_ms();
-        if words.marked_down_since().is_some() && view.view.upstreams.iter().any(|other| other.words.is_open(now)) {
-            return Box::pin(self.relocate(exchange, session, movable)).await;
+        if words.marked_down_since().is_some() {
+            let elsewhere = view.view.upstreams.iter().any(|other| other.words.is_open(now));
+            return match elsewhere {
+                true => Box::pin(self.relocate(exchange, session, movable)).await,
+                false => Err(Refusal::UPSTREAM_UNHEALTHY),
+            };
         }
         let refusal = match upstream::lease(worker, view, Wanted { pinned: session.upstream, ..self.again() }).await {
             Ok(lease) => return Ok(lease),

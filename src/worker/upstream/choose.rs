@@ -109,7 +109,7 @@ async fn with_patience(
         return Ok(None);
     }
     let broken = trip.and_then(|trip| left().filter_map(|index| upstreams[index].words.broken_for(now, trip)).min());
-    Err(broken.map_or(Refusal::UPSTREAMS_OUT, Refusal::breaker_open))
+    Err(broken.map_or(Refusal::UPSTREAM_UNHEALTHY, Refusal::breaker_open))
 }
 
 /// Wait for a place, but not for ever.
