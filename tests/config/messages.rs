@@ -6,12 +6,11 @@ use crate::{from_file, root, run, text_file};
 
 #[test]
 fn a_server_refuses_what_it_cannot_do_yet_and_loads_what_is_switched_off() {
-    let (_keep, path) =
-        text_file("[record]\nenabled = true\noutput = \"/tapes\"\n[session]\nfailover = \"reinitialize\"\n");
+    let (_keep, path) = text_file("[record]\nenabled = true\noutput = \"/tapes\"\n[admin]\nsocket = \"/run/a.sock\"\n");
     let errors = config::load(&from_file(&path)).unwrap_err().to_string();
     assert!(errors.contains("recording is not available"), "{errors}");
     assert!(errors.contains("shadowcat.toml:2:11"), "{errors}");
-    assert!(errors.contains("failover of sessions"), "{errors}");
+    assert!(errors.contains("the administrator's interface"), "{errors}");
     let off = "[auth]\nenabled = false\nclient_id = \"x\"\n[rate_limit]\nenabled = false\nglobal = 5\n";
     let (_keep, path) = text_file(off);
     assert!(config::load(&from_file(&path)).is_ok());
@@ -144,8 +143,7 @@ fn messages_read_well() {
 
 #[test]
 fn a_server_names_each_feature_it_does_not_have() {
-    let text = "[circuit_breaker]\nenabled = true\n\n[record]\noutput = \"/tapes\"\n\n[session]\n\
-                failover = \"reinitialize\"\n";
+    let text = "[telemetry]\nenabled = true\n\n[record]\noutput = \"/tapes\"\n\n[admin]\nsocket = \"/a.sock\"\n";
     let (keep, path) = text_file(text);
     let said = config::load(&from_file(&path)).unwrap_err().to_string();
     insta::assert_snapshot!("not_available", said.replace(&keep.path().display().to_string(), "DIR"));

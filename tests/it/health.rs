@@ -268,7 +268,7 @@ fn a_reload_changes_the_checks_and_ends_them(driver: Driver) {
     let path = folder.path().join("shadowcat.toml");
     let write = |text: &str| std::fs::write(&path, text).expect("written");
     write(&config(&both, "unhealthy_threshold = 2\n"));
-    let proxy = Proxy::builder(driver).argument("--config").argument(&path).start();
+    let proxy = Proxy::builder(driver).argument("--config").argument(&path).set("proxy.slow_start", "0").start();
     let reload = |text: &str| {
         let before = proxy.metrics().sum("shadowcat_config_reloads_total", "outcome=\"taken\"");
         write(text);
