@@ -127,7 +127,7 @@ pub const KEYS: &[Key] = &[
     key(
         "proxy",
         "slow_start",
-        Duration,
+        DurationOrZero,
         "10",
         "How long an upstream that comes back takes to its whole share; 0: it has it at once.",
     ),
