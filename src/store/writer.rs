@@ -163,7 +163,7 @@ impl Writer {
                 self.save_touches(closing);
             }
             if self.cleanup.is_due(now) {
-                self.remove_expired();
+                closing |= self.remove_expired();
             }
             if self.readers.is_due(now) {
                 if let Ok(environment) = self.environment() {
@@ -400,14 +400,19 @@ impl Writer {
         }
     }
 
-    fn remove_expired(&mut self) {
+    /// `true`: it was told to close meanwhile.
+    fn remove_expired(&mut self) -> bool {
         self.save_touches(true);
         let mut from = None;
-        loop {
+        let mut closing = false;
+        while !closing {
             let some = match self.environment().and_then(|environment| environment.scan(from, CLEANUP_BATCH)) {
                 Ok(some) if !some.is_empty() => some,
-                Ok(_) => return,
-                Err(error) => return tracing::error!(%error, "cannot look for expired sessions"),
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::error!(%error, "cannot look for expired sessions");
+                    break;
+                }
             };
             from = some.last().map(|(id, _)| *id);
             let now = self.inner.clock.now_ms();
@@ -420,13 +425,15 @@ impl Writer {
                 self.remove(&expired);
             }
             // Whoever waits comes first.
-            while let Ok(write) = self.writes.try_recv() {
-                if self.sort(write) || self.creates.len() + self.ends.len() >= BATCH {
-                    break;
+            while !closing && self.creates.len() + self.ends.len() < BATCH {
+                match self.writes.try_recv() {
+                    Ok(write) => closing = self.sort(write),
+                    Err(_) => break,
                 }
             }
             self.commit_changes();
         }
+        closing
     }
 
     fn remove(&mut self, expired: &[SessionId]) {
