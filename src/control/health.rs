@@ -98,6 +98,7 @@ struct Patient {
     bad: Cell<u32>,
     /// In which an MCP server answered.
     era: Cell<Option<Era>>,
+    told_of_leaks: Rc<Cell<bool>>,
 }
 
 impl Health {
@@ -150,6 +151,7 @@ impl Health {
             good: Cell::new(0),
             bad: Cell::new(0),
             era: Cell::new(None),
+            told_of_leaks: Rc::default(),
         });
         patient.tell();
         net::spawn(attend(patient.clone(), self.places.clone(), told));
@@ -221,6 +223,7 @@ impl Patient {
             credential,
             limits: view.plan.limits.head,
             timeout: plan.timeout,
+            told_of_leaks: self.told_of_leaks.clone(),
         };
         let checked = match plan.protocol {
             HealthProtocol::Http => http(&whom).await,

@@ -19,6 +19,7 @@ on_both_drivers!(
     a_modern_server_is_asked_once_a_check,
     a_legacy_server_keeps_no_session_of_a_check,
     a_session_of_a_check_that_fails_is_ended_too,
+    a_server_that_ends_no_sessions_is_told_of_once,
     a_server_that_is_no_mcp_server_is_unhealthy,
     a_process_that_is_stopped_is_taken_out_until_it_goes_on,
 );
@@ -160,6 +161,28 @@ fn a_session_of_a_check_that_fails_is_ended_too(driver: Driver) {
     assert!(outcomes(&proxy, "timeout") >= 3.0);
 }
 
+fn a_server_that_ends_no_sessions_is_told_of_once(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        while let Some(request) = conversation.request() {
+            match (request.head.method(), request.json()["method"].as_str()) {
+                ("POST", Some("initialize")) => {
+                    let result = r#"{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25"}}"#;
+                    conversation.respond_json(200, "Mcp-Session-Id: stays\r\n", result);
+                }
+                ("POST", _) => conversation.respond(400, "", ""),
+                _ => conversation.respond(405, "", ""),
+            }
+        }
+    });
+    let checks = "protocol = \"mcp\"\n";
+    let proxy = Proxy::builder(driver).config(&config(&[("a", upstream.url())], checks)).start();
+    let ends = || upstream.requests().iter().filter(|request| request.head.method() == "DELETE").count();
+    wait_until("some sessions that stay", || ends() >= 4);
+    assert!(is_healthy(&proxy, "a"));
+    wait_until("the warning", || proxy.log().contains("does not let sessions be ended"));
+    assert_eq!(proxy.log().matches("does not let sessions be ended").count(), 1);
+}
+
 fn a_server_that_is_no_mcp_server_is_unhealthy(driver: Driver) {
     let web = FakeUpstream::answering("<html>");
     let gone = FakeUpstream::saying("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
@@ -206,7 +229,7 @@ impl Drop for DemoProcess {
 fn a_process_that_is_stopped_is_taken_out_until_it_goes_on(driver: Driver) {
     let (stops, stays) = (DemoProcess::start(), DemoProcess::start());
     let upstreams = [("stops", stops.url.clone()), ("stays", stays.url.clone())];
-    let checks = "protocol = \"mcp\"\ntimeout = \"500ms\"\nunhealthy_threshold = 2\nhealthy_threshold = 2\n";
+    let checks = "protocol = \"mcp\"\ntimeout = \"1s\"\nunhealthy_threshold = 3\nhealthy_threshold = 2\n";
     let proxy = Proxy::builder(driver).config(&config(&upstreams, checks)).start();
     wait_until("checks of both", || {
         let metrics = proxy.metrics();

@@ -1,6 +1,7 @@
 //! Whether an MCP server answers as one, in the era that it speaks, and without leaving anything behind.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct Whom {
     pub credential: Option<Arc<Credential>>,
     pub limits: HeadLimits,
     pub timeout: Duration,
+    /// It was said that the server lets no client end its sessions.
+    pub told_of_leaks: Rc<Cell<bool>>,
 }
 
 impl Whom {
@@ -146,10 +149,18 @@ impl Drop for Session {
             let Some(session) = session_field(&id) else { return };
             let fields = [session, (header::PROTOCOL_VERSION, version.as_str())];
             let told = within(whom.timeout, whom.ask("DELETE", &fields, b"")).await;
+            let upstream = &whom.upstream.key;
             match told {
-                // 405: the server does not let clients end sessions (Transports, 2025-11-25).
-                Ok(Ok(answer)) if answer.status < 300 || matches!(answer.status, 404 | 405) => {}
-                _ => tracing::debug!(upstream = %whom.upstream.key, "the session of a check may still be there"),
+                Ok(Ok(answer)) if answer.status < 300 || answer.status == 404 => {}
+                // It may refuse (Transports, 2025-11-25): then only its own timeout ends what a check began.
+                Ok(Ok(answer)) if matches!(answer.status, 405 | 501) && !whom.told_of_leaks.replace(true) => {
+                    tracing::warn!(
+                        %upstream,
+                        status = answer.status,
+                        "an upstream does not let sessions be ended: each check leaves one there until it times out"
+                    );
+                }
+                _ => tracing::debug!(%upstream, "the session of a check may still be there"),
             }
         });
     }
