@@ -108,11 +108,11 @@ impl Writer {
             self.commit_changes();
             let now = Instant::now();
             let flush = self.flush.is_due(now);
-            if flush || self.touched.len() >= TOUCHES_MAX || closing {
-                self.save_touches(closing);
+            if flush || self.touched.len() >= TOUCHES_MAX {
+                self.save_touches(false);
             }
             if self.cleanup.is_due(now) {
-                self.remove_expired();
+                closing |= self.remove_expired();
             }
             if self.readers.is_due(now) {
                 if let Ok(environment) = self.environment() {
@@ -127,7 +127,8 @@ impl Writer {
             }
             self.failures_seen = failures;
             if closing {
-                return;
+                // Also what came during the clean-up.
+                return self.save_touches(true);
             }
         }
     }
@@ -315,14 +316,18 @@ impl Writer {
         }
     }
 
-    fn remove_expired(&mut self) {
+    /// `true`: the store closes.
+    fn remove_expired(&mut self) -> bool {
         self.save_touches(true);
-        let mut from = None;
+        let (mut from, mut closing) = (None, false);
         loop {
             let some = match self.environment().and_then(|environment| environment.scan(from, CLEANUP_BATCH)) {
                 Ok(some) if !some.is_empty() => some,
-                Ok(_) => return,
-                Err(error) => return tracing::error!(%error, "cannot look for expired sessions"),
+                Ok(_) => return closing,
+                Err(error) => {
+                    tracing::error!(%error, "cannot look for expired sessions");
+                    return closing;
+                }
             };
             from = some.last().map(|(id, _)| *id);
             let now = self.inner.clock.now_ms();
@@ -336,11 +341,15 @@ impl Writer {
             }
             // Whoever waits comes first.
             while let Ok(write) = self.writes.try_recv() {
-                if self.sort(write) || self.creates.len() + self.ends.len() >= BATCH {
+                closing |= self.sort(write);
+                if closing || self.creates.len() + self.ends.len() >= BATCH {
                     break;
                 }
             }
             self.commit_changes();
+            if closing {
+                return true;
+            }
         }
     }
 
