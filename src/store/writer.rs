@@ -159,8 +159,8 @@ impl Writer {
             self.commit_changes();
             let now = Instant::now();
             let flush = self.flush.is_due(now);
-            if flush || self.touched.len() >= TOUCHES_MAX || closing {
-                self.save_touches(closing);
+            if flush || self.touched.len() >= TOUCHES_MAX {
+                self.save_touches(false);
             }
             if self.cleanup.is_due(now) {
                 closing |= self.remove_expired();
@@ -178,7 +178,8 @@ impl Writer {
             }
             self.failures_seen = failures;
             if closing {
-                return;
+                // Also what came during the clean-up.
+                return self.save_touches(true);
             }
         }
     }
@@ -400,18 +401,17 @@ impl Writer {
         }
     }
 
-    /// `true`: it was told to close meanwhile.
+    /// `true`: the store closes.
     fn remove_expired(&mut self) -> bool {
         self.save_touches(true);
-        let mut from = None;
-        let mut closing = false;
-        while !closing {
+        let (mut from, mut closing) = (None, false);
+        loop {
             let some = match self.environment().and_then(|environment| environment.scan(from, CLEANUP_BATCH)) {
                 Ok(some) if !some.is_empty() => some,
-                Ok(_) => break,
+                Ok(_) => return closing,
                 Err(error) => {
                     tracing::error!(%error, "cannot look for expired sessions");
-                    break;
+                    return closing;
                 }
             };
             from = some.last().map(|(id, _)| *id);
@@ -425,15 +425,17 @@ impl Writer {
                 self.remove(&expired);
             }
             // Whoever waits comes first.
-            while !closing && self.creates.len() + self.ends.len() < BATCH {
-                match self.writes.try_recv() {
-                    Ok(write) => closing = self.sort(write),
-                    Err(_) => break,
+            while let Ok(write) = self.writes.try_recv() {
+                closing |= self.sort(write);
+                if closing || self.creates.len() + self.ends.len() >= BATCH {
+                    break;
                 }
             }
             self.commit_changes();
+            if closing {
+                return true;
+            }
         }
-        closing
     }
 
     fn remove(&mut self, expired: &[SessionId]) {
