@@ -122,7 +122,7 @@ async fn in_line(worker: &Worker, patience: Duration, waiting: Option<Waiting<En
 }
 
 /// How many failed reads may still be sent to another upstream: a part of the requests of late, so that an outage is
-/// not answered with a storm (A. Eliasson's token bucket in Finagle's `RetryBudget`).
+/// not answered with a storm (the idea of Finagle's `RetryBudget`).
 pub struct RetryBudget(Cell<f64>);
 
 impl RetryBudget {
