@@ -131,6 +131,12 @@ impl Endpoint {
         }
     }
 
+    /// Whether it refused a connection since the last that succeeded. One load.
+    #[inline]
+    pub fn has_refused(&self) -> bool {
+        self.refused_since.load(Relaxed) != 0
+    }
+
     /// Whether it has refused for so long that its sessions are taken for lost.
     pub fn has_lost_its_sessions(&self, now: u64) -> bool {
         let since = self.refused_since.load(Relaxed);

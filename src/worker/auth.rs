@@ -16,7 +16,7 @@ use super::connection::Client;
 use super::guard::Request;
 use super::refusal::Refusal;
 use super::shared::View;
-use super::{Worker, cookies};
+use super::{Worker, cookies, envelope};
 use crate::config::plan::{AuthPlan, Provider};
 use crate::identity::id_token::{self, Expected};
 use crate::identity::{
@@ -24,7 +24,7 @@ use crate::identity::{
 };
 use crate::net::within;
 use crate::wire::http1::head::Name;
-use crate::wire::json::{Kind, Peek};
+use crate::wire::json::Peek;
 
 /// Verdicts that a worker remembers; beyond, it starts its memory anew.
 const REMEMBERED_MAX: usize = 8_192;
@@ -400,12 +400,7 @@ pub fn authorize(
         return Ok(());
     }
     if plan.rules.iter().any(|rule| rule.method.is_some() || rule.tool.is_some()) {
-        if !whole {
-            return Err(Refusal::BODY_TOO_LONG);
-        }
-        if peek.kind() == Kind::Batch {
-            return Err(Refusal::BATCH);
-        }
+        envelope::must_be_seen(request, peek, whole)?;
     }
     let path = request.path_text();
     let method = peek.method().and_then(|method| std::str::from_utf8(method).ok());

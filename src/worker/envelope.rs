@@ -107,6 +107,24 @@ pub async fn read(
     Ok((envelope, intake))
 }
 
+/// Where tools or methods are told apart, what a request does must be seen: a body that is JSON by its type, as far as it
+/// was looked into whole, and one message.
+///
+/// # Errors
+/// 415, 413, 400.
+pub fn must_be_seen(request: &Request<'_>, peek: &Peek, whole: bool) -> Result<(), Refusal> {
+    if request.method() == Method::Post && request.body() != BodyLength::Empty && !request.is_json() {
+        return Err(Refusal::NOT_JSON.closing());
+    }
+    if !whole {
+        return Err(Refusal::BODY_TOO_LONG);
+    }
+    if peek.kind() == Kind::Batch {
+        return Err(Refusal::BATCH);
+    }
+    Ok(())
+}
+
 /// The end of the body: its JSON is whole, and a modern request's headers say what it says.
 ///
 /// # Errors

@@ -9,19 +9,18 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Worker;
 use super::auth::{Counted, Known};
 use super::connection::Client;
 use super::guard::Request;
 use super::refusal::{Exceeded, Refusal};
 use super::session::Session;
 use super::shared::View;
+use super::{Worker, envelope};
 use crate::base::SessionId;
 use crate::config::plan::{Plan, QuotaPlan};
 use crate::table::{Limits, Rate, Verdict};
-use crate::wire::http1::framing::BodyLength;
-use crate::wire::http1::head::{Method, Name};
-use crate::wire::json::{self, Peek};
+use crate::wire::http1::head::Name;
+use crate::wire::json::Peek;
 
 /// Keys of one kind that are in use at a time; 16 bytes each.
 const KEYS: usize = 65_536;
@@ -195,16 +194,7 @@ pub fn admit(worker: &Worker, view: &View, subject: &Subject<'_>) -> Result<(), 
         return Ok(());
     }
     if view.rules.0.iter().any(|rule| rule.kind == Kind::Tool) {
-        let request = subject.request;
-        if request.method() == Method::Post && request.body() != BodyLength::Empty && !request.is_json() {
-            return Err(Refusal::NOT_JSON.closing());
-        }
-        if !subject.whole {
-            return Err(Refusal::BODY_TOO_LONG);
-        }
-        if subject.peek.kind() == json::Kind::Batch {
-            return Err(Refusal::BATCH);
-        }
+        envelope::must_be_seen(subject.request, subject.peek, subject.whole)?;
     }
     let limits = &*view.limits;
     let now = nanoseconds(subject.at - worker.shared.started);

@@ -421,6 +421,9 @@ fn rules_look_into_the_body(driver: Driver) {
     assert_eq!(ask("/mcp", &format!("[{}]", call(1, "deploy"))), 400);
     let long = format!(r#"{{"pad":"{}",{}"#, "x".repeat(40_000), &call(1, "deploy")[1..]);
     assert_eq!(ask("/mcp", &long), 413);
+    // What is no JSON by its type is not looked into, but some servers would read it.
+    let plain = post("/mcp", &format!("{token}Content-Type: text/plain\r\n"), call(1, "deploy").as_bytes());
+    assert_eq!(proxy.ask(&plain).status, 415);
     for path in ["/admin", "/admin/x", "/%61dmin", "//admin", "/x/../admin"] {
         assert_eq!(proxy.ask(&get(path, &token)).status, 403, "{path}");
     }

@@ -71,6 +71,10 @@ impl Lease {
     /// Upstream answered, whatever it said.
     pub fn answered(&self, worker: &Worker, view: &LocalView) {
         let upstream = &view.view.upstreams[self.index];
+        // Also over a pooled connection: who answers is there.
+        if upstream.words.has_refused() {
+            upstream.words.connected(worker.now_ms());
+        }
         tell(worker, upstream, view.view.trip.as_ref(), self.epoch.take(), false);
     }
 
