@@ -13,20 +13,15 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::task::{Context, Poll};
 
-use atomic_waker::AtomicWaker;
-use crossbeam::queue::SegQueue;
+use super::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicWaker, GONE_LEAST, OnceLock, SegQueue, fence};
 
 const WAITING: u32 = 0;
 const SERVED: u32 = 1;
 const GONE: u32 = 2;
-
-/// How many may have left before anybody sweeps.
-const GONE_LEAST: u32 = 64;
 
 /// The owner of places.
 pub trait Places: Send + Sync + Sized {
@@ -141,7 +136,7 @@ impl<E> Line<E> {
                     _ => drop(self.gone.fetch_sub(1, Relaxed)),
                 }
             }
-            self.sweeping.store(false, std::sync::atomic::Ordering::Release);
+            self.sweeping.store(false, Release);
         }
     }
 }
