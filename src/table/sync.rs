@@ -2,7 +2,7 @@
 
 pub use std::hint::spin_loop;
 pub use std::sync::OnceLock;
-pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+pub use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, fence};
 
 pub use atomic_waker::AtomicWaker;
 pub use crossbeam::queue::SegQueue;

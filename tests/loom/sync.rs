@@ -7,7 +7,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Mutex;
 
 pub use loom::hint::spin_loop;
-pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+pub use loom::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, fence};
 
 /// So few that one who leaves can sweep.
 pub const GONE_LEAST: u32 = 0;
