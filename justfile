@@ -42,5 +42,9 @@ scan-tls:
 fuzz TARGET SECONDS="600":
     bash fuzz/run.sh {{TARGET}} {{SECONDS}}
 
+# The words of an endpoint over all interleavings of a few threads.
+loom:
+    cargo test --manifest-path tests/loom/Cargo.toml
+
 demo:
     cargo run --release -- reverse --demo

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 
 use super::breaker::{Breaker, Epoch, Pass, State, Trip};
-use super::sync::{AtomicU32, AtomicU64, fence};
+use super::sync::{AtomicU32, AtomicU64, fence, spin_loop};
 use super::waiting::{Line, Places, Waiting};
 
 /// New work keeps off an endpoint that refused a connection for this long, doubling from the first to the second.
@@ -291,6 +291,8 @@ impl Endpoint {
         while somebody_waits() && self.try_place() {
             if !self.hand_over(open) {
                 self.give_up_place();
+                // Somebody is counted but not yet in the queue, or is being put back there: a matter of a few steps.
+                spin_loop();
             }
         }
     }

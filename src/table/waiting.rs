@@ -13,20 +13,15 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::task::{Context, Poll};
 
-use atomic_waker::AtomicWaker;
-use crossbeam::queue::SegQueue;
+use super::sync::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicWaker, GONE_LEAST, OnceLock, SegQueue, fence};
 
 const WAITING: u32 = 0;
 const SERVED: u32 = 1;
 const GONE: u32 = 2;
-
-/// How many may have left before anybody sweeps.
-const GONE_LEAST: u32 = 64;
 
 /// The owner of places.
 pub trait Places: Send + Sync + Sized {
@@ -43,8 +38,8 @@ pub struct Line<E> {
     /// Waiters in the state WAITING.
     waiting: AtomicU32,
     limit: AtomicU32,
-    /// Waiters in the queue in the state GONE.
-    gone: AtomicU32,
+    /// Waiters in the queue in the state GONE. Below zero while one was taken out that has left and is not counted yet.
+    gone: AtomicI32,
     sweeping: AtomicBool,
     /// The latest time that anybody told, for those who release and have no clock.
     latest: AtomicU64,
@@ -64,7 +59,7 @@ impl<E> Line<E> {
             queue: SegQueue::new(),
             waiting: AtomicU32::new(0),
             limit: AtomicU32::new(limit),
-            gone: AtomicU32::new(0),
+            gone: AtomicI32::new(0),
             sweeping: AtomicBool::new(false),
             latest: AtomicU64::new(0),
         }
@@ -132,8 +127,8 @@ impl<E> Line<E> {
     /// Somebody left.
     fn left(&self) {
         self.waiting.fetch_sub(1, SeqCst);
-        let gone = self.gone.fetch_add(1, Relaxed) + 1;
-        if gone > self.limit.load(Relaxed).max(GONE_LEAST) && !self.sweeping.swap(true, Acquire) {
+        let gone = i64::from(self.gone.fetch_add(1, Relaxed)) + 1;
+        if gone > i64::from(self.limit.load(Relaxed).max(GONE_LEAST)) && !self.sweeping.swap(true, Acquire) {
             for _ in 0..self.queue.len() {
                 let Some(waiter) = self.queue.pop() else { break };
                 match waiter.state.load(Acquire) {
@@ -141,7 +136,7 @@ impl<E> Line<E> {
                     _ => drop(self.gone.fetch_sub(1, Relaxed)),
                 }
             }
-            self.sweeping.store(false, std::sync::atomic::Ordering::Release);
+            self.sweeping.store(false, Release);
         }
     }
 }
