@@ -11,6 +11,11 @@ use serde_json::{Value, json};
 
 #[path = "peers/authorized.rs"]
 mod authorized;
+#[path = "peers/balancers.rs"]
+mod balancers;
+#[path = "support/wait.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod wait;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -69,9 +74,13 @@ impl Server {
     }
 
     fn proxy(driver: &str, upstream: &str) -> Server {
+        Server::proxy_with(driver, upstream, &[])
+    }
+
+    fn proxy_with(driver: &str, upstream: &str, more: &[&str]) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_shadowcat"));
         command.args(["reverse", "--bind", "127.0.0.1:0", "--workers", "2", "--driver", driver]);
-        command.args(["--upstream", &format!("http://{upstream}"), "--set", "session.store=memory"]);
+        command.args(["--upstream", &format!("http://{upstream}"), "--set", "session.store=memory"]).args(more);
         Server::start(command, "listening on http://")
     }
 

@@ -21,6 +21,7 @@ on_both_drivers!(
     a_session_waits_for_its_own_upstream,
     a_read_moves_on_from_an_upstream_that_closes,
     a_read_moves_on_from_an_upstream_that_hangs,
+    a_read_moves_on_to_an_upstream_that_is_back,
     a_call_is_never_sent_twice,
     a_session_moves_nowhere,
     the_budget_stops_a_storm_of_retries,
@@ -220,6 +221,25 @@ fn a_read_moves_on_from_an_upstream_that_hangs(driver: Driver) {
     assert!(!hung.upstream.requests().is_empty());
     let statuses: Vec<u16> = (0..2).map(|_| proxy.ask(&post_json("/mcp", "", &call(1, "deploy"))).status).collect();
     assert!(statuses.contains(&504) && statuses.contains(&200), "{statuses:?}");
+}
+
+/// What lately refused connections is left alone for a while, but is better than a failure.
+fn a_read_moves_on_to_an_upstream_that_is_back(driver: Driver) {
+    let (bad, gone) = (closing(), Refusing::new());
+    let config = named(&[("bad", &bad.url(), ""), ("gone", &gone.url(), "")]);
+    let proxy = Proxy::builder(driver).config(&config).start();
+    wait_until("the refusals to be noticed", || {
+        assert_eq!(proxy.ask(&ping()).status, 502);
+        proxy.metrics().sum("shadowcat_proxy_errors_total", "upstream=\"gone\"") >= 1.0
+    });
+    let address = gone.address.to_string();
+    drop(gone);
+    let _back = FakeUpstream::at(&address, |conversation| {
+        while conversation.request().is_some() {
+            conversation.respond(200, "", "back");
+        }
+    });
+    assert_eq!(proxy.ask(&ping()).text(), "back");
 }
 
 fn a_call_is_never_sent_twice(driver: Driver) {

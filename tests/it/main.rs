@@ -5,6 +5,7 @@ mod support;
 
 mod auth;
 mod balance;
+mod chaos;
 mod failover;
 mod faults;
 mod guards;

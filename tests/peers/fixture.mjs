@@ -1,5 +1,5 @@
 // A server on the TypeScript SDK (v2) with everything that the conformance suite names, in both eras: sessions with
-// resumption for 2025-11-25, stateless for 2026-07-28. fixture.mjs MODULES; says on stderr where it listens.
+// resumption for 2025-11-25, stateless for 2026-07-28. fixture.mjs MODULES [PORT]; says on stderr where it listens.
 import { createRequire } from "node:module";
 import { createServer } from "node:http";
 import { randomUUID } from "node:crypto";
@@ -122,4 +122,4 @@ const http = createServer((request, response) => {
     response.destroy();
   });
 });
-http.listen(0, "127.0.0.1", () => console.error(`listening on http://127.0.0.1:${http.address().port}`));
+http.listen(Number(process.argv[3] ?? 0), "127.0.0.1", () => console.error(`listening on http://127.0.0.1:${http.address().port}`));

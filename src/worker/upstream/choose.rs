@@ -17,7 +17,7 @@ pub struct Wanted<'a> {
     pub pinned: Option<usize>,
     /// No pooled connection: the one before had died.
     pub fresh: bool,
-    /// These failed it already. With any, only upstreams that can take it at once will do.
+    /// These failed it already. With any, it waits in no line.
     pub avoid: &'a [usize],
 }
 
@@ -63,7 +63,8 @@ async fn lease_any(worker: &Worker, view: &LocalView, wanted: Wanted<'_>) -> Res
         let now = worker.now_ms();
         let found = match balancer.enter(now, |index| tried.contains(&index)) {
             Some(found) => Some(found),
-            None if !wanted.avoid.is_empty() => None,
+            // A moved request has waited enough, but one that lately refused connections may be back.
+            None if !wanted.avoid.is_empty() => paused(worker, view, &tried),
             None => Box::pin(with_patience(worker, view, &tried, refused.is_none())).await?,
         };
         let Some((index, place)) = found else { return Err(refused.unwrap_or(Refusal::UPSTREAM_CONNECT)) };
@@ -99,17 +100,22 @@ async fn with_patience(
         let index = balancer.index_of(place.endpoint()).ok_or(Refusal::UPSTREAM_BUSY)?;
         return Ok(Some((index, place)));
     }
-    // Better to try the one whose pause ends first than to refuse unseen; one that checks, a breaker or the
-    // administrator took out is left alone.
-    let paused = left().filter(|&index| upstreams[index].words.is_only_paused(now, trip));
-    if let Some(index) = paused.min_by_key(|&index| upstreams[index].words.closed_until()) {
-        return Ok(upstreams[index].words.enter().map(|place| (index, place)));
-    }
-    if !untried || left().next().is_none() {
-        return Ok(None);
+    let paused = paused(worker, view, tried);
+    if paused.is_some() || !untried || left().next().is_none() {
+        return Ok(paused);
     }
     let broken = trip.and_then(|trip| left().filter_map(|index| upstreams[index].words.broken_for(now, trip)).min());
     Err(broken.map_or(Refusal::UPSTREAM_UNHEALTHY, Refusal::breaker_open))
+}
+
+/// Better to try the one whose pause ends first than to refuse unseen; one that checks, a breaker or the administrator
+/// took out is left alone.
+fn paused(worker: &Worker, view: &LocalView, tried: &[usize]) -> Option<(usize, InFlight)> {
+    let (upstreams, trip, now) = (&view.view.upstreams, view.view.trip.as_ref(), worker.now_ms());
+    let paused = (0..upstreams.len())
+        .filter(|index| !tried.contains(index) && upstreams[*index].words.is_only_paused(now, trip));
+    let index = paused.min_by_key(|&index| upstreams[index].words.closed_until())?;
+    Some((index, upstreams[index].words.enter()?))
 }
 
 /// Wait for a place, but not for ever.
