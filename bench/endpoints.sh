@@ -4,7 +4,7 @@
 # Work and method are those of bench/nginx.sh. All endpoints are one address under many names, so that upstream's work and
 # its listening socket are the same. Two kinds of work:
 #   sessions  64 sessions in turn, each pinned to its endpoint: the look-up by key counts
-#   none      pings without a session: an endpoint is chosen for each
+#   none      tools/list of 2026-07-28, without a session: an endpoint is chosen for each
 # Every endpoint has a pool of its own, so with 100 of them the same requests leave over more connections, each of which is
 # used less often. How many were made and reused is told beside the figures, since connects would hide what choosing costs.
 #
@@ -66,16 +66,19 @@ script() { # NUMBER
         ids="$ids\"$id\","
     done
     cat >"$work/none-$1.lua" <<'LUA'
-local head = '{"jsonrpc":"2.0","id":1,"method":"ping","params":{"_meta":{"x":"'
+local head = '{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"x":"'
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.headers["Accept"] = "application/json, text/event-stream"
-wrk.headers["MCP-Protocol-Version"] = "2025-11-25"
+wrk.headers["MCP-Protocol-Version"] = "2026-07-28"
+wrk.headers["Mcp-Method"] = "tools/list"
 wrk.headers["Cookie"] = string.rep("c", 500)
-wrk.body = head .. string.rep("x", 250 - #head - 4) .. '"}}}'
+wrk.body = head .. string.rep("x", 250 - #head - 5) .. '"}}}'
 LUA
     { cat "$work/none-$1.lua"; cat <<LUA
 local ids, turn, requests = {$ids}, 0, {}
+wrk.headers["MCP-Protocol-Version"] = "2025-11-25"
+wrk.body = '{"jsonrpc":"2.0","id":1,"method":"ping","params":{"_meta":{"x":"' .. string.rep("x", 180) .. '"}}}'
 function init()
     for i, id in ipairs(ids) do
         wrk.headers["Mcp-Session-Id"] = id
