@@ -31,6 +31,12 @@ bench-edge *ARGS:
 bench-handshakes *ARGS:
     bash bench/handshakes.sh {{ARGS}}
 
+bench-endpoints *ARGS:
+    bash bench/endpoints.sh {{ARGS}}
+
+bench-choose:
+    cargo bench --bench choose
+
 bench-idle *ARGS:
     python3 bench/idle.py {{ARGS}}
 
