@@ -268,7 +268,12 @@ async fn housekeeping(worker: Rc<Worker>) {
             last = Instant::now();
             worker.ticks.set(worker.ticks.get() + 1);
             worker.end_stuck_writes();
-            worker.view().prune_pools();
+            let view = worker.view();
+            view.prune_pools();
+            // A pause that ends, or a breaker that wants a probe, wakes nobody.
+            if !view.view.balancer.line().is_empty() {
+                view.view.balancer.admit(worker.now_ms());
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ on_both_drivers!(
     those_who_wait_are_served_when_a_place_comes_free,
     the_line_is_bounded_in_length_and_time,
     who_leaves_the_line_takes_no_place,
+    who_waits_goes_to_an_upstream_that_is_back,
     a_session_waits_for_its_own_upstream,
     a_read_moves_on_from_an_upstream_that_closes,
     a_read_moves_on_from_an_upstream_that_hangs,
@@ -174,6 +175,29 @@ fn who_leaves_the_line_takes_no_place(driver: Driver) {
     held.upstream.expect_event("asked");
     held.answer();
     assert_eq!(third.response().text(), "ok");
+}
+
+fn who_waits_goes_to_an_upstream_that_is_back(driver: Driver) {
+    let (held, gone) = (Held::new("held"), Refusing::new());
+    let address = gone.address.to_string();
+    let config =
+        named(&[("held", &held.upstream.url(), "max_connections = 1"), ("gone", &gone.url(), "max_connections = 1")]);
+    let proxy = Proxy::builder(driver).workers(1).config(&config).set("pool.queue_timeout", "15").start();
+    let (mut first, mut second) = (proxy.connect(), proxy.connect());
+    first.send(&get("/", ""));
+    held.upstream.expect_event("asked");
+    second.send(&get("/", ""));
+    proxy.wait_for_metric("shadowcat_upstream_queue", "", 1.0);
+    // Nobody releases a place, and nobody else comes by.
+    drop(gone);
+    let _back = FakeUpstream::at(&address, |conversation| {
+        while conversation.request().is_some() {
+            conversation.respond(200, "", "back");
+        }
+    });
+    assert_eq!(second.response().text(), "back");
+    held.answer();
+    assert_eq!(first.response().text(), "held");
 }
 
 fn a_session_waits_for_its_own_upstream(driver: Driver) {
