@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Three fixture servers behind the proxy, killed, stopped, slowed and restarted under a steady load.
+"""Three servers behind the proxy, killed, stopped, slowed and restarted under a steady load.
 
-faults.py PEERS BINARY [SECONDS]: PEERS is where setup.sh has installed the programs, SECONDS the length of a phase.
+faults.py PEERS BINARY [SECONDS [everything]]: PEERS is where setup.sh has installed the programs, SECONDS the length of a
+phase; the servers are fixture.mjs, or npm server-everything, which knows sessions only.
 Prints a table a driver: what became of the requests of each phase. Ends with 1 if a read failed while a server was well.
 """
 
@@ -21,6 +22,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 PEERS, BINARY = (os.path.abspath(argument) for argument in sys.argv[1:3])
 SECONDS = float(sys.argv[3]) if len(sys.argv) > 3 else 5.0
+EVERYTHING = sys.argv[4:] == ["everything"]
 # Requests a second of each client.
 RATE = 10
 MODERN = "2026-07-28"
@@ -34,10 +36,11 @@ KINDS = ["read", "call", "begin", "in session"]
 ENDS = ["ok", "404", "502", "503", "504", "other"]
 
 
-def started(arguments):
-    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def started(arguments, **more):
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(arguments, text=True, **streams, **more)
     for line in process.stderr:
-        found = re.search(r"listening on http://(127\.0\.0\.1:\d+)", line)
+        found = re.search(r"listening on (?:http://(127\.0\.0\.1:\d+)|port)", line)
         if found:
             threading.Thread(target=lambda: collections.deque(process.stderr, maxlen=0), daemon=True).start()
             return process, found.group(1)
@@ -45,7 +48,7 @@ def started(arguments):
 
 
 class Replica:
-    """A fixture server that keeps its port over restarts."""
+    """A server that keeps its port over restarts."""
 
     def __init__(self):
         with socket.socket() as free:
@@ -56,6 +59,10 @@ class Replica:
 
     def start(self):
         node = os.path.join(PEERS, "node_modules/node/bin/node")
+        if EVERYTHING:
+            program = os.path.join(PEERS, "node_modules/@modelcontextprotocol/server-everything/dist/index.js")
+            self.process, _ = started([node, program, "streamableHttp"], env={**os.environ, "PORT": str(self.port)})
+            return
         fixture = [node, os.path.join(HERE, "fixture.mjs"), os.path.join(PEERS, "node_modules"), str(self.port)]
         self.process, _ = started(fixture)
 
@@ -168,7 +175,8 @@ class Client(threading.Thread):
             self.session = answer and answer["mcp-session-id"]
             return
         fields = {"MCP-Protocol-Version": LEGACY, "Mcp-Session-Id": self.session}
-        answer = self.ask("in session", "tools/call", {"name": "test_simple_text", "arguments": {}}, fields)
+        tool = {"name": "echo", "arguments": {"message": "x"}} if EVERYTHING else {"name": "test_simple_text", "arguments": {}}
+        answer = self.ask("in session", "tools/call", tool, fields)
         if answer == {}:
             self.session = None
 
@@ -212,7 +220,9 @@ def run(driver, directory):
         for name, begin in phases:
             counts.phase = name
             if not clients:
-                works = [Client.read] * 3 + [Client.call] * 2 + [Client.in_session] * 3
+                works = [Client.in_session] * 8
+                if not EVERYTHING:
+                    works = [Client.read] * 3 + [Client.call] * 2 + [Client.in_session] * 3
                 clients = [Client(address, counts, over, work) for work in works]
             begin()
             over.wait(SECONDS)
