@@ -31,3 +31,11 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
 pub fn sleep(duration: std::time::Duration) -> monoio::time::Sleep {
     monoio::time::sleep(duration)
 }
+
+/// Whether a connection failed for want of something on this side (descriptors, ports, memory): no reason to think worse
+/// of the peer, let alone to give up its sessions.
+pub fn is_shortage(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    Errno::from_io_error(error).is_some_and(|errno| ours.contains(&errno))
+}

@@ -18,8 +18,6 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 pub struct Schedule {
     next: AtomicU64,
     turns: Turns,
-    /// Number of endpoints.
-    len: usize,
 }
 
 #[derive(Debug)]
@@ -39,7 +37,7 @@ impl Schedule {
             true => Turns::Round(smooth_round(weights, divisor as u32)),
             false => Turns::Shares(Shares::new(weights)),
         };
-        Schedule { next: AtomicU64::new(0), turns, len: weights.len() }
+        Schedule { next: AtomicU64::new(0), turns }
     }
 
     /// The same with the counter of `earlier`, for a reload: endpoints at the beginning are not favoured by it.
@@ -78,12 +76,6 @@ impl Schedule {
             }
             Turns::Shares(shares) => Some(shares.at(fraction)),
         }
-    }
-
-    /// The endpoints in the order in which to try them now, each once: the one whose turn it is, then those that follow.
-    pub fn turn(&self) -> impl Iterator<Item = usize> {
-        let (first, len) = (self.take().unwrap_or(0), self.len);
-        (0..len).map(move |i| (first + i) % len)
     }
 }
 
@@ -190,17 +182,7 @@ mod tests {
         let picks: Vec<usize> = (0..3000).map(|_| schedule.take().unwrap()).collect();
         assert_eq!(picks.iter().filter(|&&i| i == 0).count(), 2000);
         assert!(picks.windows(3).all(|w| w.contains(&1)));
-    }
-
-    #[test]
-    fn every_endpoint_is_offered_once_when_the_first_is_closed() {
-        let schedule = Schedule::new(&[3, 1, 1]);
-        for _ in 0..5 {
-            let mut seen: Vec<usize> = schedule.turn().collect();
-            seen.sort_unstable();
-            assert_eq!(seen, [0, 1, 2]);
-        }
-        assert_eq!(Schedule::new(&[]).turn().count(), 0);
+        assert_eq!(Schedule::new(&[]).take(), None);
     }
 
     #[test]

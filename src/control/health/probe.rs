@@ -5,7 +5,7 @@ use std::io;
 use serde_json::Value;
 
 use crate::net::buffer::SMALL_BYTES;
-use crate::net::{Buffer, Stream};
+use crate::net::{self, Buffer, Stream};
 use crate::wire::http1::body::{BodyDecoder, BodyError};
 use crate::wire::http1::encode;
 use crate::wire::http1::framing::{self, BodyLength};
@@ -229,11 +229,9 @@ async fn connect(upstream: &Upstream) -> Result<Stream, Failure> {
 }
 
 fn connecting(error: io::Error) -> Failure {
-    use rustix::io::Errno;
-    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
-    match Errno::from_io_error(&error) {
-        Some(errno) if ours.contains(&errno) => Failure::Ours(error.to_string()),
-        _ => Failure::Connect(error.to_string()),
+    match net::is_shortage(&error) {
+        true => Failure::Ours(error.to_string()),
+        false => Failure::Connect(error.to_string()),
     }
 }
 

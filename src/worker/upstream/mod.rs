@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::Worker;
 use super::refusal::Refusal;
 use super::shared::Upstream;
-use crate::net::{Ahead, Buffer, Stream, within};
+use crate::net::{self, Ahead, Buffer, Stream, within};
 use crate::table::{Epoch, InFlight, Pass, Trip};
 use crate::telemetry::{Fault, UpstreamCells};
 pub use choose::{RetryBudget, Wanted, lease};
@@ -110,7 +110,7 @@ async fn open(worker: &Worker, view: &LocalView, index: usize, place: InFlight, 
             let (stream, ahead, kept) = (Rc::new(stream), Cell::new(None), Cell::new(None));
             Ok(Lease { stream, ahead, index, reused: false, kept, local, epoch, _place: place })
         }
-        Ok(Err(error)) if is_ours(&error) => {
+        Ok(Err(error)) if net::is_shortage(&error) => {
             tracing::error!(upstream = %upstream.key, %error, "cannot make a connection");
             Err(Refusal::NO_RESOURCES)
         }
@@ -125,14 +125,6 @@ async fn open(worker: &Worker, view: &LocalView, index: usize, place: InFlight, 
             Err(failed(worker, upstream, &local.cells, Fault::Timeout))
         }
     }
-}
-
-/// Whether a connection failed for want of something on this side: no reason to think worse of the upstream, let alone
-/// to give up its sessions.
-fn is_ours(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
-    Errno::from_io_error(error).is_some_and(|errno| ours.contains(&errno))
 }
 
 /// Tell the upstream's breaker how a request ended.
