@@ -1,5 +1,6 @@
 //! L2: what the proxy tells about itself. Workers write their own cells; a scrape adds them up.
 
+pub mod account;
 pub mod cells;
 pub mod checks;
 pub mod exposition;
