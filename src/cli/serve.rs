@@ -11,7 +11,6 @@ use super::args::ServerArgs;
 use crate::config::plan::{Durability, LogFormat, LogOutput, LogPlan, Plan, StoreKind};
 use crate::control::{self, Outcome, Source};
 use crate::store::{self, OpenError, Store};
-use crate::telemetry::histogram::Histogram;
 use crate::{config, demo};
 
 /// Address in use (`EX_UNAVAILABLE` of sysexits).
@@ -37,11 +36,10 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
     let files = loaded.layers.file.iter().chain(&sources.auth_config).cloned().collect();
     let source = Source { read: Box::new(move || read_again(&sources)), files };
     let started = Instant::now();
-    let durations: Arc<Histogram> = Arc::default();
-    let store = open_store(&plan, &durations, started)?;
+    let store = open_store(&plan, started)?;
     let listening = |address: SocketAddr| announce(address, &plan, demo.is_some());
     let faults = cfg!(debug_assertions) && std::env::var_os("SHADOWCAT_FAULTS").is_some();
-    let outcome = control::serve(plan.clone(), source, store, durations.clone(), started, faults, listening);
+    let outcome = control::serve(plan.clone(), source, store, started, faults, listening);
     match outcome {
         Ok(Outcome::Drained) => Ok(ExitCode::SUCCESS),
         Ok(Outcome::CutShort) => Ok(ExitCode::from(1)),
@@ -86,28 +84,26 @@ fn announce(address: SocketAddr, plan: &Plan, is_demo: bool) {
     }
 }
 
-fn open_store(plan: &Plan, durations: &Arc<Histogram>, started: Instant) -> Result<Store, Failure> {
+fn open_store(plan: &Plan, started: Instant) -> Result<Store, Failure> {
     let session = &plan.session;
     let place = match session.store {
         StoreKind::Memory => store::Place::Memory,
         StoreKind::Lmdb => store::Place::Directory(session.path.clone()),
     };
-    let store = Store::open(store::Options {
+    Store::open(store::Options {
         place,
         timeout: session.timeout,
         max_sessions: session.max_sessions,
         cleanup_interval: session.cleanup_interval,
         relaxed: session.durability == Durability::Relaxed,
         checker: std::env::current_exe().ok().map(|program| (program, vec![super::STORE_CHECK.into()])),
+        started,
         ..store::Options::default()
     })
     .map_err(|error| {
         let code = if matches!(error, OpenError::InUse { .. }) { EXIT_UNAVAILABLE } else { 1 };
         Failure { code, message: error.to_string() }
-    })?;
-    let durations = durations.clone();
-    store.set_on_end(Box::new(move |life| durations.record(life, started.elapsed())));
-    Ok(store)
+    })
 }
 
 /// Logs go where the plan says; without colour where nobody sees it.

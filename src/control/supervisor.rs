@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::health;
+use super::metrics;
 use super::publish;
 use super::publisher::{self, Source, Trigger};
 use crate::config::plan::{DriverChoice, Plan};
@@ -21,7 +22,6 @@ use crate::net::{acceptor, driver, listener};
 use crate::store::Store;
 use crate::table::Affinity;
 use crate::telemetry::Registry;
-use crate::telemetry::histogram::Histogram;
 use crate::worker::{self, Command, Shared};
 
 /// Pause before a worker that died is started anew, so that one that dies at once does not spin.
@@ -54,7 +54,6 @@ pub fn serve(
     plan: Arc<Plan>,
     source: Source,
     store: Store,
-    durations: Arc<Histogram>,
     started: Instant,
     faults: bool,
     listening: impl FnOnce(SocketAddr),
@@ -64,6 +63,7 @@ pub fn serve(
     let tls = plan.tls.as_ref().map(acceptor::settings).transpose().map_err(anyhow::Error::msg)?;
     let view = publish::first_view(plan.clone()).map_err(anyhow::Error::msg)?;
     let registry: Arc<Registry> = Arc::default();
+    let (scrapes, asked) = metrics::queue();
     let shared = Arc::new(Shared {
         view: ArcSwap::from_pointee(view),
         store: store.clone(),
@@ -75,7 +75,7 @@ pub fn serve(
         handshakes: AtomicUsize::new(0),
         descriptors_allow,
         inboxes: (0..plan.workers).map(|_| Mutex::new(None)).collect(),
-        session_durations: durations,
+        scrapes,
         started,
         draining: AtomicBool::new(false),
         faults,
@@ -83,6 +83,7 @@ pub fn serve(
     let (events, inbox) = unbounded();
     // Before anybody hears that we listen: whoever does may tell us to stop at once.
     let signals = signals()?;
+    metrics::start(shared.clone(), asked)?;
     let health = health::start(shared.clone())?;
     let publisher = publisher::start(shared.clone(), source, health)?;
     let mut fleet = Fleet { shared, plan, listeners, events, publisher, alive: 0 };

@@ -4,6 +4,11 @@ pub mod account;
 pub mod cells;
 pub mod checks;
 pub mod exposition;
+pub mod families;
 pub mod histogram;
+pub mod registry;
+pub mod tally;
 
-pub use cells::{Count, Fault, Registry, Series, UpstreamCells, WorkerCells};
+pub use cells::{BreakerState, CallCells, Fault, StoreCells, UpstreamCells, WorkerCells};
+pub use registry::{Loss, Registry};
+pub use tally::Count;

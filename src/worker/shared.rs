@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_channel::mpsc::UnboundedSender;
+use futures_channel::oneshot;
 use rustls::ServerConfig;
 
 use super::auth::Gate;
@@ -17,7 +18,6 @@ use crate::identity::Keys;
 use crate::net::tls::Connector;
 use crate::store::Store;
 use crate::table::{Affinity, Balancer, Endpoint, Trip};
-use crate::telemetry::histogram::Histogram;
 use crate::telemetry::{Registry, WorkerCells};
 
 /// The configuration as workers use it, built whole by control and swapped whole.
@@ -68,6 +68,9 @@ impl View {
     }
 }
 
+/// The text of `/metrics`.
+pub type Page = Arc<Vec<u8>>;
+
 /// What control and other workers tell a worker.
 pub enum Command {
     /// A connection that another worker accepted and has too many of.
@@ -96,8 +99,8 @@ pub struct Shared {
     /// service from nobody else.
     pub descriptors_allow: usize,
     pub inboxes: Vec<Mutex<Option<UnboundedSender<Command>>>>,
-    /// Lives of ended sessions; written by the store's writer thread.
-    pub session_durations: Arc<Histogram>,
+    /// Asks control for a page of metrics.
+    pub scrapes: crossbeam::channel::Sender<oneshot::Sender<Page>>,
     pub started: Instant,
     /// Readiness is 503 from here on.
     pub draining: AtomicBool,

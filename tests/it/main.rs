@@ -17,6 +17,7 @@ mod legacy_sse;
 mod limits;
 mod login;
 mod mcp;
+mod metrics;
 mod mtls;
 mod pool;
 mod power;
