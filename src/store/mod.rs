@@ -32,7 +32,7 @@ use futures_channel::oneshot;
 
 use crate::base::SessionId;
 use crate::telemetry::StoreCells;
-pub use clock::Clock;
+pub use clock::{Clock, coarse_ms};
 use environment::Environment;
 pub use environment::check_main;
 pub use record::{Principal, Record, Transport};

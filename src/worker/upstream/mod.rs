@@ -44,8 +44,8 @@ pub struct Lease {
 
 impl Lease {
     /// Keep the connection for later. Only after a whole answer to a wholly sent request, with nothing left over.
-    pub fn give_back(self, view: &LocalView) {
-        self.local.keep(view, self.index, self.stream, self.kept.get());
+    pub fn give_back(self, worker: &Worker, view: &LocalView) {
+        self.local.keep(view, self.index, self.stream, self.kept.get(), worker.now_ms());
     }
 
     /// Heed the answer's `Keep-Alive: timeout=SECONDS` (RFC 2068 section 19.7.1.1): a connection whose end is near would
@@ -110,7 +110,7 @@ async fn open(
         }
     };
     if !wanted.fresh
-        && let Some(Idle { stream, watched, .. }) = local.take_idle()
+        && let Some(Idle { stream, watched, .. }) = local.take_idle(worker.now_ms())
     {
         local.cells.reuses.add(1);
         let (watched, kept) = (Cell::new(Some(watched)), Cell::new(None));
