@@ -205,6 +205,7 @@ fn clients(page: &mut Page, workers: &Workers) {
     page.add(&f::CONNECTIONS, workers.each(|cells| &cells.accepted));
     page.add(&f::CONNECTION_PANICS, workers.each(|cells| &cells.panics));
     page.add(&f::ACCEPT_ERRORS, workers.each(|cells| &cells.accept_errors));
+    page.add(&f::ACCEPT_PAUSES, workers.each(|cells| &cells.accept_pauses));
     page.add(&f::UPSTREAM_QUEUE, workers.each(|cells| &cells.queued));
     page.add(&f::UPSTREAM_RETRIES_DENIED, workers.each(|cells| &cells.retries_denied));
 }

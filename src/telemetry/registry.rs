@@ -8,6 +8,8 @@ use super::cells::{CallCells, UpstreamCells, WorkerCells};
 use super::checks::Checks;
 use super::tally::Named;
 
+/// Names of upstreams beyond which those that no worker has any more are forgotten.
+const UPSTREAMS_KEPT: usize = 10_000;
 /// Tools that have a label of their own.
 const TOOLS_MAX: usize = 128;
 
@@ -97,7 +99,11 @@ impl Registry {
     /// The cells of worker `index` for the upstream of this name.
     pub fn upstream(&self, index: usize, name: &str) -> Arc<UpstreamCells> {
         let mut upstreams = lock(&self.upstreams);
-        let cells = Arc::make_mut(&mut upstreams).entry(name.to_owned()).or_default();
+        let upstreams = Arc::make_mut(&mut upstreams);
+        if upstreams.len() >= UPSTREAMS_KEPT && !upstreams.contains_key(name) {
+            upstreams.retain(|_, cells| cells.iter().any(|(_, cells)| Arc::strong_count(cells) > 1));
+        }
+        let cells = upstreams.entry(name.to_owned()).or_default();
         if let Some((_, found)) = cells.iter().find(|(worker, _)| *worker == index) {
             return found.clone();
         }
@@ -121,4 +127,21 @@ impl Registry {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstreams_of_old_configurations_are_forgotten_when_there_are_many() {
+        let registry = Registry::default();
+        let kept = registry.upstream(0, "kept");
+        kept.requests.add(7);
+        for name in 0..2 * UPSTREAMS_KEPT {
+            registry.upstream(0, &format!("old {name}"));
+        }
+        assert!(registry.upstreams().len() <= UPSTREAMS_KEPT);
+        assert_eq!(registry.upstream(0, "kept").requests.value(), 7);
+    }
 }
