@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::cells::{CallCells, UpstreamCells, WorkerCells};
 use super::checks::Checks;
@@ -38,6 +39,10 @@ pub struct Registry {
     upstreams: Mutex<Arc<Upstreams>>,
     pub tools: Named<CallCells>,
     losses: [AtomicU64; Loss::ALL.len()],
+    /// Since the epoch, seconds; the same on every page.
+    pub started_at: f64,
+    /// What pages took.
+    pub scrape_cpu_ns: AtomicU64,
     /// Workers that died and were started anew.
     pub restarts: AtomicU64,
     /// Configurations that were taken since the start.
@@ -66,6 +71,8 @@ impl Default for Registry {
             upstreams: Mutex::default(),
             tools: Named::new(TOOLS_MAX),
             losses: Default::default(),
+            started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            scrape_cpu_ns: AtomicU64::default(),
             restarts: AtomicU64::default(),
             reloads: AtomicU64::default(),
             reloads_refused: AtomicU64::default(),
