@@ -68,7 +68,8 @@ impl Open<'_> {
 
     fn settle(&self, peek: Option<&Peek>) {
         let (account, caller, ended) = (&self.account, self.caller.borrow(), Instant::now());
-        if let Some(peek) = peek {
+        // Of a body beyond the peek limit more may have been seen since.
+        if let (None, Some(peek)) = (account.method.get(), peek) {
             understood(account, peek, true);
         }
         let split = account.split(ended);

@@ -308,6 +308,10 @@ fn who_ended_a_request_is_told(driver: Driver) {
     assert_eq!(ended("proxy"), 3.0);
     assert_eq!(counted(&proxy.settled_metrics(), "ping", "", "refused"), 1.0);
     assert_eq!(ended("drain"), 0.0);
+    // Also one that is lost to a panic.
+    let proxy = Proxy::before(driver, &[&upstream]).variable("SHADOWCAT_FAULTS", "1").start();
+    assert!(matches!(proxy.connect().send(&get("/__fault/panic-connection", "")).outcome(), Outcome::Nothing(_)));
+    assert_eq!(proxy.settled_metrics().sum("shadowcat_requests_ended_total", r#"by="proxy""#), 1.0);
 }
 
 fn breakers_tell_what_they_do(driver: Driver) {
