@@ -45,6 +45,16 @@ impl Buffer {
         Buffer { mem: mem.unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES)), start: 0 }
     }
 
+    /// Become a copy of a head, in the memory of the last one if that is of the usual size.
+    pub fn keep_head(&mut self, bytes: &[u8]) {
+        if self.mem.capacity() == HEAD_BYTES && bytes.len() <= HEAD_BYTES {
+            self.clear();
+            self.mem.extend_from_slice(bytes);
+        } else {
+            *self = Buffer::head(bytes);
+        }
+    }
+
     /// A copy of a head, in no more memory than it needs if it is a usual one.
     pub fn head(bytes: &[u8]) -> Buffer {
         if bytes.len() > HEAD_BYTES {

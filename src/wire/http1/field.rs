@@ -144,7 +144,12 @@ impl Fields {
 
     /// The first value of a field.
     pub fn find<'a>(&self, bytes: &'a [u8], name: Name) -> Option<&'a [u8]> {
-        self.has(name).then(|| self.list[usize::from(self.first[name as usize])].value.of(bytes))
+        self.has(name).then(|| self.first_of(name).value.of(bytes))
+    }
+
+    /// The first field of this name, which must be there.
+    pub(super) fn first_of(&self, name: Name) -> &Field {
+        &self.list[usize::from(self.first[name as usize])]
     }
 
     /// All fields of this name.

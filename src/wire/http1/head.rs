@@ -124,6 +124,23 @@ impl RequestHead {
         self.fields.clear();
     }
 
+    /// Whether `bytes` begin with the head of `before`, which this was parsed from, but for the digits of its length: then
+    /// everything stands where it stood. Clients that keep a connection mostly send the same head again and again.
+    pub fn stands_in(&self, bytes: &[u8], before: &[u8]) -> bool {
+        let Some(now) = bytes.get(..self.len).filter(|_| self.len > 0 && before.len() == self.len) else {
+            return false;
+        };
+        if !self.fields.has(Name::ContentLength) {
+            return now == before;
+        }
+        let digits = self.fields.first_of(Name::ContentLength).value;
+        let (start, end) = (digits.start as usize, (digits.start + digits.len) as usize);
+        now[..start] == before[..start]
+            && now[end..] == before[end..]
+            && now[start..end].iter().all(u8::is_ascii_digit)
+            && before[start..end].iter().all(u8::is_ascii_digit)
+    }
+
     /// Parse the head at the start of `bytes`; call again with more bytes while `Incomplete`.
     pub fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Progress, HeadError> {
         // One empty line before a request line is tolerated (RFC 9112 section 2.2).

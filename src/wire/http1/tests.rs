@@ -106,6 +106,31 @@ proptest! {
     }
 
     #[test]
+    fn a_head_that_stands_in_other_bytes_is_what_parsing_them_gives(
+        text in proptest::sample::select(REQUESTS.to_vec()),
+        changes in proptest::collection::vec((0usize..120, proptest::sample::select(b"0123456789-+ \r\n:aH".to_vec())), 0..3),
+        more in 0usize..3,
+    ) {
+        let before = text.as_bytes();
+        let (_, head) = request_in(&[], before);
+        let mut bytes = [before, b"next"].concat();
+        bytes.truncate(before.len() + more);
+        for (at, byte) in changes {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        let (verdict, fresh) = request_in(&[], &bytes);
+        if head.stands_in(&bytes, &before[..head.len]) {
+            prop_assert_eq!(verdict, Ok(Progress::Complete));
+            prop_assert_eq!(fresh.len, head.len);
+            prop_assert_eq!(view(&fresh, &bytes), view(&head, &bytes));
+        } else {
+            prop_assert_ne!(&bytes[..head.len], &before[..head.len]);
+        }
+        prop_assert!(!RequestHead::default().stands_in(&bytes, before));
+    }
+
+    #[test]
     fn a_bad_head_is_refused_in_any_pieces(
         (text, cuts) in corpus(REFUSED.iter().map(|(text, _)| *text).collect())
     ) {
@@ -183,6 +208,20 @@ proptest! {
         prop_assert_eq!(consumed, body);
         prop_assert_eq!(data, chunks.concat());
     }
+}
+
+#[test]
+fn a_length_of_as_many_digits_leaves_the_rest_where_it_stood() {
+    let head = |length: &str| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\nX: y\r\n\r\n");
+    let before = head("10");
+    let (_, parsed) = request_in(&[], before.as_bytes());
+    for (length, same) in [("10", true), ("99", true), ("9", false), ("100", false), ("1x", false), ("+1", false)] {
+        assert_eq!(parsed.stands_in(head(length).as_bytes(), before.as_bytes()), same, "{length}");
+    }
+    let longer = head("25") + "body";
+    assert!(parsed.stands_in(longer.as_bytes(), before.as_bytes()));
+    assert_eq!(framing::request(&parsed, longer.as_bytes()).map(|framing| framing.body), Ok(BodyLength::Length(25)));
+    assert!(!parsed.stands_in(&longer.as_bytes()[..40], before.as_bytes()));
 }
 
 #[test]

@@ -202,20 +202,17 @@ impl Peek {
         self.depth = 0;
         self.seen = 0;
         self.key.clear();
-        self.key_overflow = false;
-        self.current = None;
-        self.in_key = false;
-        self.sink = Sink::Nothing;
+        (self.key_overflow, self.current) = (false, None);
+        (self.in_key, self.sink) = (false, Sink::Nothing);
         self.arena.clear();
-        self.high_surrogate = 0;
-        self.partial_len = 0;
+        (self.high_surrogate, self.partial_len) = (0, 0);
         self.kept = Kept::default();
     }
 
     /// The next piece of the body.
     ///
     /// # Errors
-    /// As soon as the body can no longer be accepted; nothing may be fed after that, but for a [`reset`](Peek::reset).
+    /// As soon as the body can no longer be accepted; nothing may be fed after that.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), PeekError> {
         let mut at = 0;
         while at < bytes.len() {

@@ -151,15 +151,15 @@ async fn story(
 ) -> Result<After, Refusal> {
     let begun = Instant::now();
     let plan = &view.view.plan;
-    let Scratch { head, peek, answer } = scratch;
+    let Scratch { head, bytes, peek, answer, .. } = scratch;
     // The head is kept for as long as the exchange lasts, the large buffer is not.
     let mut following = std::mem::take(input);
-    let head_bytes = Buffer::head(&following.bytes()[..head.len]);
+    bytes.keep_head(&following.bytes()[..head.len]);
     following.consume(head.len);
     if following.is_empty() {
         following = Buffer::default();
     }
-    let request = guard::admit(plan, client, head, head_bytes.bytes())?;
+    let request = guard::admit(plan, client, head, bytes.bytes())?;
     if let Some(page) = local::find(worker, view, &request) {
         let keep = Box::pin(local::answer(worker, view, client, &request, page)).await;
         *input = following;
