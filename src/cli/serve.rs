@@ -4,12 +4,13 @@ use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Failure;
 use super::args::ServerArgs;
 use crate::config::plan::{Durability, LogFormat, LogOutput, LogPlan, Plan, StoreKind};
-use crate::control::{self, Outcome, Source};
+use crate::control::{self, Outcome, ServiceManager, Source, Start};
+use crate::net::listener::Unfit;
 use crate::store::{self, OpenError, Store};
 use crate::telemetry::histogram::Histogram;
 use crate::{config, demo};
@@ -17,11 +18,16 @@ use crate::{config, demo};
 /// Address in use (`EX_UNAVAILABLE` of sysexits).
 pub const EXIT_UNAVAILABLE: u8 = 69;
 
+/// Checking a large store takes long; a service manager is told that it may.
+const STORE_CHECK_TIME: Duration = Duration::from_secs(600);
+
 /// Run a server until it is told to stop.
 ///
 /// # Errors
 /// 78 for a configuration that cannot work, 69 for an address in use, 1 for everything at run time.
 pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
+    // SAFETY: nothing started a thread yet.
+    let (manager, passed) = unsafe { ServiceManager::from_environment() }.map_err(Failure::config)?;
     let mut sources = args.sources();
     let demo = args.demo.then(start_demo).transpose()?;
     if let Some(demo) = &demo {
@@ -38,11 +44,12 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
     let source = Source { read: Box::new(move || read_again(&sources)), files };
     let started = Instant::now();
     let durations: Arc<Histogram> = Arc::default();
+    manager.starting("opening the session store", STORE_CHECK_TIME);
     let store = open_store(&plan, &durations, started)?;
     let listening = |address: SocketAddr| announce(address, &plan, demo.is_some());
     let faults = cfg!(debug_assertions) && std::env::var_os("SHADOWCAT_FAULTS").is_some();
-    let outcome = control::serve(plan.clone(), source, store, durations.clone(), started, faults, listening);
-    match outcome {
+    let start = Start { plan: plan.clone(), source, store, durations, started, faults, manager, passed };
+    match control::serve(start, listening) {
         Ok(Outcome::Drained) => Ok(ExitCode::SUCCESS),
         Ok(Outcome::CutShort) => Ok(ExitCode::from(1)),
         Err(error) => Err(serve_failure(&plan, &error)),
@@ -63,6 +70,9 @@ fn serve_failure(plan: &Plan, error: &anyhow::Error) -> Failure {
     if kind == Some(std::io::ErrorKind::AddrInUse) {
         let message = format!("{} is in use: another server listens there", plan.bind);
         return Failure { code: EXIT_UNAVAILABLE, message };
+    }
+    if error.is::<Unfit>() {
+        return Failure::config(error.to_string());
     }
     Failure { code: 1, message: format!("{error:#}") }
 }

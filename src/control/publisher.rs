@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::health::Notice;
+use super::service_manager::ServiceManager;
 use super::{publish, resolve};
 use crate::config::plan::Plan;
 use crate::net::acceptor;
@@ -50,9 +51,9 @@ impl Trigger {
 ///
 /// # Errors
 /// There is no thread to be had.
-pub fn start(shared: Arc<Shared>, source: Source, health: Notice) -> std::io::Result<Trigger> {
+pub fn start(shared: Arc<Shared>, source: Source, health: Notice, manager: ServiceManager) -> std::io::Result<Trigger> {
     let (pull, pulled) = bounded(1);
-    let publisher = Publisher { seen: Prints::default(), pending: None, shared, source, health };
+    let publisher = Publisher { seen: Prints::default(), pending: None, shared, source, health, manager };
     thread::Builder::new().name("publisher".into()).spawn(move || publisher.run(&pulled))?;
     Ok(Trigger(pull))
 }
@@ -61,6 +62,7 @@ struct Publisher {
     shared: Arc<Shared>,
     source: Source,
     health: Notice,
+    manager: ServiceManager,
     /// The files as they are in use.
     seen: Prints,
     /// The files as the latest look found them, if that differs.
@@ -111,6 +113,7 @@ impl Publisher {
     /// Read the configuration, and take all of it or nothing.
     fn reload(&mut self, why: &str) {
         let prints = self.prints();
+        self.manager.reloading();
         let outcome = self.replace();
         // What is wrong is said once, not at every look.
         (self.seen, self.pending) = (prints, None);
@@ -120,11 +123,13 @@ impl Publisher {
                 registry.reloads.fetch_add(1, Relaxed);
                 registry.reload_failed.store(false, Relaxed);
                 tracing::info!(why, "the configuration was loaded anew");
+                self.manager.ready("running; the configuration was loaded anew");
             }
             Err(error) => {
                 registry.reloads_refused.fetch_add(1, Relaxed);
                 registry.reload_failed.store(true, Relaxed);
                 tracing::error!(why, "the new configuration is refused, the old one stays: {error}");
+                self.manager.ready(&format!("running; the new configuration is refused, the old one stays: {error}"));
             }
         }
     }

@@ -22,6 +22,7 @@ pub enum Page {
     ResourceMetadata,
     PanicConnection,
     PanicWorker,
+    HangWorker,
 }
 
 pub fn find(worker: &Worker, view: &LocalView, request: &Request<'_>) -> Option<Page> {
@@ -32,6 +33,7 @@ pub fn find(worker: &Worker, view: &LocalView, request: &Request<'_>) -> Option<
         b"/metrics" => Some(Page::Metrics),
         b"/__fault/panic-connection" if worker.shared.faults => Some(Page::PanicConnection),
         b"/__fault/panic-worker" if worker.shared.faults => Some(Page::PanicWorker),
+        b"/__fault/hang-worker" if worker.shared.faults => Some(Page::HangWorker),
         _ => None,
     }
 }
@@ -104,6 +106,9 @@ fn render(
             worker.shared.tell(worker.index, super::Command::Die);
             (202, JSON, b"{}".to_vec())
         }
+        Page::HangWorker => loop {
+            std::thread::park();
+        },
     }
 }
 

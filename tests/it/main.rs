@@ -25,6 +25,7 @@ mod rates;
 mod reload;
 mod replicas;
 mod sealed;
+mod service_manager;
 mod sessions;
 mod smuggling;
 mod store;
