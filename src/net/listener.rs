@@ -62,7 +62,7 @@ pub fn adopt(passed: Vec<Passed>, address: SocketAddr, count: usize) -> Result<(
         return Err(Unfit(text));
     }
     let copies = || {
-        one.socket.set_nonblocking(true)?;
+        prepare(&one.socket)?;
         (0..count).map(|_| one.socket.try_clone().map(StdListener::from)).collect::<io::Result<_>>()
     };
     let listeners = copies().map_err(|error| Unfit(format!("{one}: {error}")))?;
@@ -117,11 +117,18 @@ fn bind_probe(address: SocketAddr) -> io::Result<Socket> {
 fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
+    prepare(&socket)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
     Ok(socket)
+}
+
+/// What connections inherit: the kernel asks a silent client whether it is still there (net.ipv4.tcp_keepalive_time), since
+/// one that lost its power ends no event stream.
+fn prepare(socket: &Socket) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    socket.set_keepalive(true)
 }
 
 /// A listener of this worker.
