@@ -24,6 +24,8 @@ mcp() { # BODY [FIELD...]
     curl -sS -i http://127.0.0.1:8080/mcp -H 'Content-Type: application/json' -H 'Accept: application/json, text/event-stream' \
         "$@" -d "$body"
 }
+initialize='{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"curl","version":"1"}}}'
+session() { tr -d '\r' <<<"$answer" | awk -F': ' 'tolower($1) == "mcp-session-id" { print $2 }'; }
 setting() { # SECTION KEY=VALUE...: a drop-in
     mkdir -p /etc/systemd/system/shadowcat.service.d
     printf '[%s]\n' "$1" >/etc/systemd/system/shadowcat.service.d/test.conf
@@ -55,10 +57,9 @@ is 'the drivers' "$(curl -sS http://127.0.0.1:8080/metrics | grep -o 'driver="[a
 is 'the store' "$(stat -c '%U %a' /var/lib/shadowcat/sessions.db)" 'shadowcat 700'
 
 echo '== a session goes on over a restart'
-answer=$(mcp '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"curl","version":"1"}}}')
-session=$(tr -d '\r' <<<"$answer" | awk -F': ' 'tolower($1) == "mcp-session-id" { print $2 }')
+answer=$(mcp "$initialize")
 systemctl restart shadowcat
-mcp '{"jsonrpc":"2.0","id":2,"method":"ping"}' -H "Mcp-Session-Id: $session" | head -n 1 | grep -q ' 200 ' || fail 'the session is gone'
+mcp '{"jsonrpc":"2.0","id":2,"method":"ping"}' -H "Mcp-Session-Id: $(session)" | head -n 1 | grep -q ' 200 ' || fail 'the session is gone'
 
 echo '== reload'
 systemctl reload shadowcat
@@ -85,6 +86,19 @@ kill -STOP "$pid"
 again() { [ "$(unit NRestarts)" = 1 ] && [ "$(systemctl is-active shadowcat)" = active ]; }
 wait_until 'restarted, and running' again
 journalctl -u shadowcat --no-pager | grep -q 'Watchdog timeout' || fail 'it was not the watchdog'
+
+echo '== a drain may take longer than systemd would wait by itself'
+setting Service TimeoutStopSec=2
+systemctl restart shadowcat
+answer=$(mcp "$initialize")
+slow='{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"slow","arguments":{"steps":10,"interval":500}}}'
+mcp "$slow" -H "Mcp-Session-Id: $(session)" >/run/slow & asking=$!
+asked() { curl -sS http://127.0.0.1:8080/metrics | grep -q '^shadowcat_streams_active{[^}]*} 1'; }
+wait_until 'a call that takes 5 s is under way' asked
+systemctl stop shadowcat
+wait "$asking"
+grep -q '"id":3,"result"' /run/slow || fail "the call was cut: $(cat /run/slow)"
+is 'its end' "$(unit Result)/$(unit ExecMainStatus)" success/0
 
 echo '== a port below 1024'
 sed -i 's/^bind = .*/bind = "127.0.0.1:443"/' $config
