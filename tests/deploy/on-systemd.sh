@@ -10,6 +10,7 @@ fail() {
     journalctl --no-pager -u shadowcat | tail -n 40
     exit 1
 }
+trap 'fail "line $LINENO"' ERR
 is() { [ "$2" = "$3" ] || fail "$1 is $2 in place of $3"; echo "$1 is $2"; }
 wait_until() { # WHAT COMMAND...
     for _ in $(seq 400); do

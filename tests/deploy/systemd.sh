@@ -40,6 +40,9 @@ machine)
     root=$work/files/root
     mkdir "$work/files/upper" "$work/files/work" "$root"
     mount -t overlay overlay -o "lowerdir=/,upperdir=$work/files/upper,workdir=$work/files/work" "$root"
+    # A machine that never had one, whatever this one has.
+    rm -rf "$root"/{etc,opt,var/lib}/shadowcat "$root"/etc/{systemd/system,sysusers.d,tmpfiles.d}/shadowcat*
+    sed -i '/^shadowcat:/d' "$root"/etc/{passwd,group,shadow,gshadow}
     : >"$root/etc/machine-id"
     cat >"$root/etc/systemd/system/test.service" <<UNIT
 [Unit]
