@@ -22,7 +22,7 @@ use crate::config::plan::{DriverChoice, Plan};
 use crate::net::driver::Driver;
 use crate::net::listener::Passed;
 use crate::net::{acceptor, driver, listener};
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::table::Affinity;
 use crate::telemetry::Registry;
 use crate::telemetry::histogram::Histogram;
@@ -99,6 +99,7 @@ pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result
         inboxes: (0..plan.workers).map(|_| Mutex::new(None)).collect(),
         session_durations: durations,
         started,
+        started_ms: store::coarse_ms(),
         draining: AtomicBool::new(false),
         faults,
     });

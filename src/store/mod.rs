@@ -31,7 +31,7 @@ use crossbeam::channel::{Sender, bounded};
 use futures_channel::oneshot;
 
 use crate::base::SessionId;
-pub use clock::Clock;
+pub use clock::{Clock, coarse_ms};
 use environment::Environment;
 pub use environment::check_main;
 pub use record::{Principal, Record, Transport};

@@ -15,7 +15,7 @@ use super::limit::{RateLimits, Rules};
 use crate::config::plan::{Plan, UpstreamPlan};
 use crate::identity::Keys;
 use crate::net::tls::Connector;
-use crate::store::Store;
+use crate::store::{Store, coarse_ms};
 use crate::table::{Affinity, Balancer, Endpoint, Trip};
 use crate::telemetry::histogram::Histogram;
 use crate::telemetry::{Registry, WorkerCells};
@@ -99,6 +99,8 @@ pub struct Shared {
     /// Lives of ended sessions; written by the store's writer thread.
     pub session_durations: Arc<Histogram>,
     pub started: Instant,
+    /// The same on the clock of [`coarse_ms`], milliseconds.
+    pub started_ms: u64,
     /// Readiness is 503 from here on.
     pub draining: AtomicBool,
     /// Fault paths answer (debug builds, tests only).
@@ -106,6 +108,11 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Milliseconds since the start of the process: the clock of the table and of the pools.
+    pub fn now_ms(&self) -> u64 {
+        coarse_ms() - self.started_ms
+    }
+
     /// Tell worker `index` something; `false` if it is gone.
     pub fn tell(&self, index: usize, command: Command) -> bool {
         let inbox = self.inboxes[index].lock().unwrap_or_else(PoisonError::into_inner);
