@@ -6,6 +6,7 @@
 //! variables, flags --------- nodes --environment: schema---+--> Layers --planning, checks--> Plan
 //! ```
 
+mod admin;
 mod auth;
 mod auth_plan;
 mod checks;
@@ -18,12 +19,14 @@ mod file;
 mod filter;
 mod fixed;
 mod items;
+mod json_schema;
 mod layers;
 pub mod plan;
 mod planning;
 mod reference;
 pub mod schema;
 mod show;
+mod tables;
 mod unbuilt;
 mod upstreams;
 mod values;
@@ -33,7 +36,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use errors::{Errors, Problem};
-pub use items::{address, is_loopback};
+pub use filter::check as check_log_filter;
+pub use items::{address, duration, is_loopback};
+pub use json_schema::json_schema;
 pub use layers::{Layers, Origin, PLACES};
 use plan::Plan;
 use planning::Planner;
