@@ -38,21 +38,62 @@ pub fn man() -> Result<ExitCode, Failure> {
     let mut command = Cli::command();
     command.build();
     let mut text = Vec::new();
-    clap_mangen::Man::new(command.clone()).render(&mut text).map_err(failed)?;
-    subcommands(&command, "shadowcat", &mut text).map_err(failed)?;
+    page(&command, &mut text).map_err(failed)?;
     print(&String::from_utf8_lossy(&text))
 }
 
-/// The options of each command below the page of the program.
+/// What no flag tells.
+const MORE: &str = r#".SH "EXIT STATUS"
+.TP
+0
+It was done, or a server was stopped and finished what ran.
+.TP
+1
+It failed at run time; of \fBdoctor\fR and \fBhealth\fR: something is wrong.
+.TP
+2
+Wrong usage.
+.TP
+69
+An address, or a session store, is in use by another process.
+.TP
+78
+A configuration that cannot work.
+.SH FILES
+.TP
+\fI./shadowcat.toml\fR, \fI/config/shadowcat.toml\fR, \fI/etc/shadowcat/config.toml\fR
+The configuration: the first that is there, unless \fB\-\-config\fR or \fISHADOWCAT_CONFIG\fR names one.
+.TP
+\fIadmin.sock\fR in the directory of the session store
+The socket that \fBshadowcat admin\fR asks.
+.SH ENVIRONMENT
+\fISHADOWCAT_<SECTION>_<KEY>\fR sets any key of the configuration, \fIRUST_LOG\fR what is logged;
+\fINO_COLOR\fR takes the colours away.
+"#;
+
+fn page(command: &clap::Command, text: &mut Vec<u8>) -> std::io::Result<()> {
+    let man = clap_mangen::Man::new(command.clone());
+    man.render_title(text)?;
+    man.render_name_section(text)?;
+    man.render_synopsis_section(text)?;
+    man.render_description_section(text)?;
+    man.render_options_section(text)?;
+    subcommands(command, "shadowcat", text)?;
+    text.write_all(MORE.as_bytes())
+}
+
+/// Each command below the page of the program, with subsections for its sections.
 fn subcommands(command: &clap::Command, path: &str, text: &mut Vec<u8>) -> std::io::Result<()> {
     for command in command.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help") {
         let path = format!("{path} {}", command.get_name());
         if !command.has_subcommands() {
-            writeln!(text, ".SH {}", path.to_uppercase())?;
-            let man = clap_mangen::Man::new(command.clone());
-            man.render_description_section(text)?;
-            man.render_synopsis_section(text)?;
-            man.render_options_section(text)?;
+            let man = clap_mangen::Man::new(command.clone().bin_name(path.as_str()));
+            let mut sections = Vec::new();
+            man.render_description_section(&mut sections)?;
+            man.render_synopsis_section(&mut sections)?;
+            man.render_options_section(&mut sections)?;
+            let sections = String::from_utf8_lossy(&sections).replace(".SH ", ".SS ");
+            write!(text, ".SH \"{}\"\n{sections}", path.to_uppercase().replace('-', "\\-"))?;
         }
         subcommands(command, &path, text)?;
     }
