@@ -103,6 +103,14 @@ pub fn check(sources: &Sources) -> Result<Loaded, Errors> {
     finish(sources, layers, errors, warnings, Purpose::Check)
 }
 
+/// Where the administrator's socket is, as far as a configuration that may be wrong elsewhere tells.
+pub fn admin_socket(sources: &Sources) -> Option<PathBuf> {
+    let (layers, mut errors, mut warnings) = layers::gather(sources);
+    let purpose = Purpose::Check;
+    let mut planner = Planner { layers: &layers, sources, purpose, errors: &mut errors, warnings: &mut warnings };
+    planning::plan(&mut planner).admin.socket.map(|socket| socket.path)
+}
+
 /// Check the text of a file alone: no file system, no environment.
 ///
 /// # Errors

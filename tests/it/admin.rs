@@ -26,6 +26,7 @@ on_both_drivers!(
     a_backup_of_a_busy_server_goes_on_elsewhere,
     a_server_that_runs_goes_on_with_a_backup,
     what_is_no_backup_changes_nothing,
+    a_damaged_store_is_replaced_by_its_backup,
     compacting_gives_room_back_and_loses_no_session,
     what_is_logged_changes_at_once,
     a_reload_tells_what_came_of_it,
@@ -133,7 +134,7 @@ fn a_drained_upstream_keeps_its_sessions_and_gets_no_new_ones(driver: Driver) {
     let begun: Vec<(String, String)> = (0..10).map(|_| begin()).collect();
     let of_a: Vec<&String> = begun.iter().filter(|(name, _)| name == "a").map(|(_, id)| id).collect();
     assert_eq!(of_a.len(), 5);
-    assert!(text(&admin(directory.path(), &["upstreams", "drain", "a"])).contains("1 of the upstreams are open"));
+    assert!(text(&admin(directory.path(), &["upstreams", "drain", "a"])).contains("upstreams that are open: 1"));
     let list = json(&admin(directory.path(), &["upstreams", "list", "--output", "json"]));
     let first = &list["upstreams"][0];
     assert_eq!((first["name"].as_str(), first["state"].as_str()), (Some("a"), Some("drained")), "{list}");
@@ -373,6 +374,24 @@ fn what_is_no_backup_changes_nothing(driver: Driver) {
     assert_eq!(works(&proxy, &id), 200);
 }
 
+fn a_damaged_store_is_replaced_by_its_backup(driver: Driver) {
+    let served = Served::new();
+    let proxy = served.proxy(driver).start();
+    let (_, id) = begin_session(&proxy);
+    let home = TempDir::new().expect("a directory");
+    let backup = home.path().join("sessions.db").display().to_string();
+    text(&served.admin(&["backup-sessions", "--output", &backup]));
+    drop(proxy);
+    let data = served.directory.path().join("data.mdb");
+    let whole = std::fs::read(&data).expect("a store");
+    std::fs::write(&data, &whole[..whole.len() / 2]).expect("written");
+    let restored = served.admin(&["restore-sessions", "--input", &backup]);
+    assert!(said(&restored).contains("is damaged"), "{}", said(&restored));
+    assert!(text(&restored).starts_with("1 sessions restored"));
+    let proxy = served.proxy(driver).start();
+    assert_eq!(works(&proxy, &id), 200);
+}
+
 fn compacting_gives_room_back_and_loses_no_session(driver: Driver) {
     let served = Served::new();
     let proxy = served.proxy(driver).start();
@@ -422,9 +441,12 @@ fn a_reload_tells_what_came_of_it(driver: Driver) {
     let _proxy = served.proxy(driver).argument("--config").argument(&path).start();
     assert_eq!(text(&served.admin(&["reload"])), "the configuration was taken\n");
     std::fs::write(&path, "[timeouts]\nheadr = 5\n").expect("written");
-    let refused = served.admin(&["reload"]);
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(said(&refused).contains("did you mean `header`?"), "{}", said(&refused));
+    // Also where the command reads the same broken file to find the server.
+    for more in [&[][..], &["--config", path.to_str().expect("UTF-8")]] {
+        let refused = served.admin(&[&["reload"], more].concat());
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(said(&refused).contains("did you mean `header`?"), "{}", said(&refused));
+    }
     std::fs::write(&path, "[session]\nmax_sessions = 5\n").expect("written");
     let refused = said(&served.admin(&["reload"]));
     assert!(refused.contains("session.max_sessions cannot change without a restart"), "{refused}");
@@ -437,9 +459,13 @@ fn a_drain_is_that_of_a_signal(driver: Driver) {
     let served = Served::new();
     let mut proxy = served.proxy(driver).start();
     let (_, id) = begin_session(&proxy);
-    assert_eq!(text(&served.admin(&["drain"])), "draining: it ends within 30.0 s\n");
+    assert_eq!(text(&served.admin(&["drain"])), "draining: it ends within 30s\n");
     assert_eq!(proxy.wait_exit().code(), Some(0));
     assert!(!served.socket().exists(), "the socket goes with its server");
+    let broken = served.directory.path().join("broken.toml");
+    std::fs::write(&broken, "[timeouts]\nheadr = 5\n").expect("written");
+    let broken = served.admin(&["status", "--config", broken.to_str().expect("UTF-8")]);
+    assert_eq!(broken.status.code(), Some(78), "{}", said(&broken));
     let nobody = served.admin(&["status"]);
     assert_eq!(nobody.status.code(), Some(1));
     assert!(said(&nobody).contains("no server answers at"), "{}", said(&nobody));

@@ -130,7 +130,7 @@ fn an_identity_provider_is_asked_for_its_keys_and_its_time() {
     let check = format!("issuer {}", idp.issuer());
     // Its metadata tell where the keys are.
     let (_, found) = look(&config(""), &[]);
-    expect(&found, &check, "ok", "1 keys");
+    expect(&found, &check, "ok", "usable keys: 1");
     let of_another = |keys: &str| {
         let head = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
         FakeUpstream::saying(format!("{head}Content-Length: {}\r\n\r\n{keys}", keys.len()))
@@ -141,7 +141,7 @@ fn an_identity_provider_is_asked_for_its_keys_and_its_time() {
     );
     let (code, found) = look(&config(&format!("jwks_url = \"{}\"\n", long_ago.url())), &[]);
     assert_eq!(code, Some(1));
-    expect(&found, &check, "fail", "1 keys; its clock and ours are");
+    expect(&found, &check, "fail", "usable keys: 1; its clock and ours are");
     let keyless = of_another(r#"{"keys":[]}"#);
     let (_, found) = look(&config(&format!("jwks_url = \"{}\"\n", keyless.url())), &[]);
     expect(&found, &check, "fail", "none of its keys");

@@ -6,6 +6,7 @@ mod file;
 mod print;
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -49,13 +50,19 @@ impl Place {
             return Ok(Place { socket: Some(socket.clone()), plan: None });
         }
         let sources = whereabouts.more.sources(whereabouts.config.clone());
-        let loaded = config::check(&sources).map_err(|errors| {
-            Failure::config(format!(
-                "{errors}\nto go without the configuration, name the server's socket: --socket PATH"
-            ))
-        })?;
-        let socket = loaded.plan.admin.socket.as_ref().map(|socket| socket.path.clone());
-        Ok(Place { socket, plan: Some(loaded.plan) })
+        match config::check(&sources) {
+            Ok(loaded) => {
+                let socket = loaded.plan.admin.socket.as_ref().map(|socket| socket.path.clone());
+                Ok(Place { socket, plan: Some(loaded.plan) })
+            }
+            // A server that runs may be asked all the same, and will say what it thinks of a reload.
+            Err(errors) => match config::admin_socket(&sources).filter(|socket| UnixStream::connect(socket).is_ok()) {
+                Some(socket) => Ok(Place { socket: Some(socket), plan: None }),
+                None => Err(Failure::config(format!(
+                    "{errors}\nto go without the configuration, name the server's socket: --socket PATH"
+                ))),
+            },
+        }
     }
 
     /// Over the socket; `None`: no server is there, so that the store may be looked at.
@@ -123,8 +130,9 @@ impl Place {
         let mut backup = std::fs::File::open(input).map_err(unreadable)?;
         let length = backup.metadata().map_err(unreadable)?.len();
         let sent =
-            self.over_socket(|socket| client::ask(socket, "PUT", "/store/backup", Carried::File(&mut backup, length)))?;
-        if let Some(answer) = sent {
+            self.over_socket(|socket| client::ask(socket, "PUT", "/store/backup", Carried::File(&mut backup, length)));
+        let named = |error: Failure| Failure { message: format!("{}: {}", input.display(), error.message), ..error };
+        if let Some(answer) = sent.map_err(named)? {
             return Ok(answer);
         }
         let plan = self.plan()?;

@@ -27,7 +27,7 @@ fn in_words(command: &AdminCommand, answer: &Value) -> String {
         AdminCommand::Upstreams(command) => match command {
             UpstreamsCommand::List { .. } => upstreams(answer),
             UpstreamsCommand::Drain { name, .. } => format!(
-                "{name} is drained: no new work, its sessions go on; {} of the upstreams are open\n",
+                "{name} is drained: no new work, its sessions go on; upstreams that are open: {}\n",
                 field("open_upstreams")
             ),
             UpstreamsCommand::Enable { name, .. } => format!("{name} gets new work again\n"),
@@ -46,7 +46,7 @@ fn in_words(command: &AdminCommand, answer: &Value) -> String {
             format!("logged is {filter}, before {}, until the server ends\n", field("before"))
         }
         AdminCommand::Reload { .. } => "the configuration was taken\n".to_owned(),
-        AdminCommand::Drain { .. } => format!("draining: it ends within {} s\n", field("at_most_seconds")),
+        AdminCommand::Drain { .. } => format!("draining: it ends within {}\n", time(&answer["at_most_seconds"])),
         AdminCommand::CleanupSessions { dry_run: true, .. } => {
             format!("{} sessions would end, of {}\n", field("sessions"), field("left"))
         }
@@ -178,6 +178,6 @@ fn bytes(value: &Value) -> String {
 }
 
 fn time(value: &Value) -> String {
-    let seconds = value.as_u64().map(Duration::from_secs);
+    let seconds = value.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     seconds.map_or_else(|| plain(value), |time| humantime::format_duration(time).to_string())
 }

@@ -166,9 +166,9 @@ fn keys_of(client: &Client, issuer: &IssuerPlan) -> Result<(usize, Option<u64>),
 
 fn clocks(findings: &mut Findings, check: &str, keys: usize, date: Option<u64>, leeway: Duration) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let Some(date) = date else { return findings.ok(check, format!("{keys} keys")) };
+    let Some(date) = date else { return findings.ok(check, format!("usable keys: {keys}")) };
     let apart = now.abs_diff(date);
-    let found = format!("{keys} keys; its clock and ours are {apart} s apart");
+    let found = format!("usable keys: {keys}; its clock and ours are {apart} s apart");
     if apart > leeway.as_secs() {
         findings.fail(check, found, "set the clock (NTP): tokens seem to be of another time");
     } else if apart > leeway.as_secs() / 2 {
