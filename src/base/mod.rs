@@ -5,7 +5,7 @@ pub mod key_hash;
 pub mod secret;
 pub mod span;
 
-pub use id::SessionId;
+pub use id::{SessionId, SessionMap};
 pub use key_hash::KeyHash;
 pub use secret::Secret;
 pub use span::Span;

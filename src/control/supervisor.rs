@@ -19,7 +19,7 @@ use super::publish;
 use super::publisher::{self, Source, Trigger};
 use crate::config::plan::{DriverChoice, Plan};
 use crate::net::{acceptor, driver, listener};
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::table::Affinity;
 use crate::telemetry::Registry;
 use crate::telemetry::histogram::Histogram;
@@ -79,6 +79,7 @@ pub fn serve(
         inboxes: (0..plan.workers).map(|_| Mutex::new(None)).collect(),
         session_durations: durations,
         started,
+        started_ms: store::coarse_ms(),
         draining: AtomicBool::new(false),
         faults,
     });

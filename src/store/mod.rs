@@ -32,7 +32,7 @@ use crossbeam::channel::{Sender, bounded};
 use futures_channel::oneshot;
 
 use crate::base::SessionId;
-pub use clock::Clock;
+pub use clock::{Clock, coarse_ms};
 use environment::Environment;
 pub use environment::{check, check_main, held_by};
 pub use record::{Principal, Record, Transport};

@@ -16,7 +16,7 @@ use rustls::ServerConfig;
 use super::refusal::Refusal;
 use super::{Flags, Phase, Scratch, Worker, auth, exchange, refusal};
 use crate::config::plan::Plan;
-use crate::net::{self, Buffer, Canceller, Stream, within};
+use crate::net::{self, Buffer, Stream, within};
 use crate::wire::http1::head;
 use crate::wire::proxy_protocol::{self, Progress};
 
@@ -94,6 +94,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         phase: Cell::new(Phase::New),
         drain: RefCell::default(),
         write_by: Cell::new((0, 0)),
+        idle_by: Cell::new(0),
     });
     worker.connections.borrow_mut().insert(id, flags.clone());
     worker.cells.connections.add(1);
@@ -244,10 +245,9 @@ impl Drop for Registered {
 
 async fn serve(worker: &Rc<Worker>, client: &Client) {
     let mut input = Buffer::default();
-    let mut canceller = Canceller::default();
     let mut first = true;
     loop {
-        if !next_bytes(worker, client, &mut input, &mut canceller, first).await {
+        if !next_bytes(worker, client, &mut input, first).await {
             return;
         }
         // Only now: a connection may have been idle for longer than a configuration lived.
@@ -282,13 +282,7 @@ enum Next {
 }
 
 /// Wait for the next request without owning a buffer. `false`: there is none.
-async fn next_bytes(
-    worker: &Worker,
-    client: &Client,
-    input: &mut Buffer,
-    canceller: &mut Canceller,
-    first: bool,
-) -> bool {
+async fn next_bytes(worker: &Worker, client: &Client, input: &mut Buffer, first: bool) -> bool {
     if !input.is_empty() {
         return true;
     }
@@ -297,28 +291,20 @@ async fn next_bytes(
         Box::pin(client.stream.shutdown()).await;
         return false;
     }
-    // Boxed, as below: what only a busy connection needs is not part of an idle one.
-    let soon = Box::pin(client.stream.read_soon(Buffer::small(), canceller)).await;
-    let read = match soon {
-        Some((read, buffer)) => {
-            *input = buffer;
-            read
-        }
-        None => {
-            let patience = {
-                let view = worker.view();
-                let times = &view.view.plan.timeouts;
-                // A connection that never said anything is as slow a header as one that stopped half-way.
-                if first { times.header } else { times.keep_alive }
-            };
-            if !matches!(within(patience, client.stream.readable()).await, Ok(Ok(()))) {
-                return false;
-            }
-            *input = Buffer::small();
-            Box::pin(fill(client, input)).await
-        }
+    // A connection that never said anything is as slow a header as one that stopped half-way.
+    let patience = {
+        let view = worker.view();
+        let times = &view.view.plan.timeouts;
+        if first { times.header } else { times.keep_alive }
     };
-    matches!(read, Ok(1..))
+    client.flags.idle_by.set(worker.ticks_from_now(patience));
+    let came = client.stream.readable().await;
+    client.flags.idle_by.set(0);
+    if came.is_err() {
+        return false;
+    }
+    *input = Buffer::small();
+    matches!(fill(client, input).await, Ok(1..))
 }
 
 /// Read until the head of the request is complete.
@@ -342,7 +328,7 @@ async fn next_head(worker: &Worker, client: &Client, plan: &Plan, input: &mut Bu
             Ok(Err(_)) => return Next::Gone,
             Err(_) => break Refusal::HEADER_TIMEOUT,
         }
-        match Box::pin(fill(client, input)).await {
+        match fill(client, input).await {
             Ok(1..) => {}
             _ => return Next::Gone,
         }

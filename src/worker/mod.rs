@@ -58,7 +58,8 @@ pub use local::metrics_page;
 pub use shared::{Command, Shared, Upstream, View};
 
 /// How often a worker looks after idle connections, open streams and its heartbeat.
-const HOUSEKEEPING: Duration = Duration::from_millis(500);
+const HOUSEKEEPING: Duration = Duration::from_millis(1000 / TICKS_A_SECOND);
+const TICKS_A_SECOND: u64 = 2;
 /// How long a drain waits for the first request of a connection that was just made.
 const NEWCOMERS: Duration = Duration::from_millis(500);
 /// Scratch space kept for reuse.
@@ -114,6 +115,8 @@ struct Flags {
     /// A descriptor that is being written to, and the tick at which that is given up (0: nothing is). A timer for each
     /// write would cost more than this look at all of them twice a second.
     write_by: Cell<(i32, u64)>,
+    /// The tick at which a client that asks for nothing is left (0: it is not waited for).
+    idle_by: Cell<u64>,
 }
 
 /// Run worker `index` on this thread until it has drained. Called inside the runtime.
@@ -206,18 +209,23 @@ impl Worker {
         self.draining.get()
     }
 
-    /// The tick that is at least `wait` away.
+    /// The first tick that is at least `wait` away.
     fn ticks_from_now(&self, wait: Duration) -> u64 {
-        self.ticks.get() + 1 + (wait.as_millis() / HOUSEKEEPING.as_millis()) as u64
+        let whole = wait.as_secs().saturating_mul(TICKS_A_SECOND);
+        let part = (u64::from(wait.subsec_millis()) * TICKS_A_SECOND).div_ceil(1000);
+        self.ticks.get().saturating_add(1 + part).saturating_add(whole)
     }
 
-    /// Peers that took nothing for too long lose their connection.
-    fn end_stuck_writes(&self) {
+    /// Peers that took nothing for too long lose their connection, and so do clients that asked for nothing.
+    fn end_what_takes_too_long(&self) {
         let now = self.ticks.get();
         for flags in self.connections.borrow().values() {
             let (fd, tick) = flags.write_by.get();
             if (1..=now).contains(&tick) {
                 stream::end(fd);
+            }
+            if (1..=now).contains(&flags.idle_by.get()) {
+                stream::wake_reader(flags.client_fd);
             }
         }
     }
@@ -269,9 +277,9 @@ async fn housekeeping(worker: Rc<Worker>) {
         if last.elapsed() >= HOUSEKEEPING {
             last = Instant::now();
             worker.ticks.set(worker.ticks.get() + 1);
-            worker.end_stuck_writes();
+            worker.end_what_takes_too_long();
             let view = worker.view();
-            view.prune_pools();
+            view.prune_pools(worker.now_ms());
             // A pause that ends, or a breaker that wants a probe, wakes nobody.
             if !view.view.balancer.line().is_empty() {
                 view.view.balancer.admit(worker.now_ms());

@@ -16,7 +16,7 @@ use crate::base::SessionId;
 use crate::config::plan::{Plan, UpstreamPlan};
 use crate::identity::Keys;
 use crate::net::tls::Connector;
-use crate::store::Store;
+use crate::store::{Store, coarse_ms};
 use crate::table::{Affinity, Balancer, Endpoint, Trip};
 use crate::telemetry::histogram::Histogram;
 use crate::telemetry::{Registry, WorkerCells};
@@ -102,6 +102,8 @@ pub struct Shared {
     /// Lives of ended sessions; written by the store's writer thread.
     pub session_durations: Arc<Histogram>,
     pub started: Instant,
+    /// The same on the clock of [`coarse_ms`], milliseconds.
+    pub started_ms: u64,
     /// Readiness is 503 from here on.
     pub draining: AtomicBool,
     /// Fault paths answer (debug builds, tests only).
@@ -116,9 +118,9 @@ impl Upstream {
 }
 
 impl Shared {
-    /// Milliseconds since the start of the process: the clock of the table.
+    /// Milliseconds since the start of the process: the clock of the table and of the pools.
     pub fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+        coarse_ms() - self.started_ms
     }
 
     /// Why `/ready` is 503.

@@ -77,6 +77,11 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// An id as it is shown: no flag.
+fn shown(id: &str, length: usize) -> String {
+    id[..length].strip_prefix('-').map_or_else(|| id[..length].to_owned(), |rest| format!(".{rest}"))
+}
+
 /// What a command printed that must have succeeded.
 fn text(output: &Output) -> String {
     assert!(output.status.success(), "{}", said(output));
@@ -196,8 +201,8 @@ fn a_session_that_is_killed_ends_on_every_worker_with_its_streams(driver: Driver
     for client in &mut clients {
         assert_eq!(client.ask(&in_session(&killed, &request(2, "ping"))).status, 200);
     }
-    let said_of = text(&served.admin(&["sessions", "kill", &killed[..8]]));
-    assert!(said_of.starts_with(&format!("ended {}", &killed[..12])), "{said_of}");
+    let said_of = text(&served.admin(&["sessions", "kill", &shown(&killed, 8)]));
+    assert!(said_of.starts_with(&format!("ended {}", shown(&killed, 12))), "{said_of}");
     for client in &mut clients {
         assert_eq!(client.ask(&in_session(&killed, &request(2, "ping"))).status, 404);
         assert_eq!(client.ask(&in_session(&kept, &request(2, "ping"))).status, 200);
@@ -210,7 +215,7 @@ fn a_session_that_is_killed_ends_on_every_worker_with_its_streams(driver: Driver
     going_on.stream_until(b"data: still\n\n");
     proxy.wait_for_metric("shadowcat_streams_active", "", 1.0);
     assert_eq!(proxy.metrics().sum("shadowcat_proxy_errors_total", ""), 0.0, "that was no fault of the upstream");
-    let again = served.admin(&["sessions", "kill", &killed]);
+    let again = served.admin(&["sessions", "kill", "--", &killed]);
     assert_eq!(again.status.code(), Some(1));
     assert!(said(&again).contains("no session begins with"), "{}", said(&again));
     assert!(!said(&again).contains(&killed), "not even a wrong id is repeated whole");
@@ -227,21 +232,21 @@ fn sessions_are_shown_without_what_opens_them(driver: Driver) {
             proxy.wait_exit();
         }
         let list = served.json(&["sessions", "list"]);
-        let shown: Vec<&str> =
+        let found: Vec<&str> =
             list["sessions"].as_array().expect("a list").iter().map(|one| one["id"].as_str().expect("an id")).collect();
-        assert_eq!(shown, ids.iter().map(|id| &id[..12]).collect::<Vec<_>>(), "{list}");
-        let page = served.json(&["sessions", "list", "--limit", "2", "--after", shown[1]]);
-        assert_eq!(page["sessions"][0]["id"], shown[2]);
+        assert_eq!(found, ids.iter().map(|id| shown(id, 12)).collect::<Vec<_>>(), "{list}");
+        let page = served.json(&["sessions", "list", "--limit", "2", "--after", found[1]]);
+        assert_eq!(page["sessions"][0]["id"], found[2]);
         assert_eq!(page["more"], true);
-        assert!(text(&served.admin(&["sessions", "list", "--limit", "4"])).contains(&format!("--after {}", shown[3])));
+        assert!(text(&served.admin(&["sessions", "list", "--limit", "4"])).contains(&format!("--after {}", found[3])));
         assert_eq!(served.json(&["sessions", "list", "--upstream", "other"])["sessions"], serde_json::json!([]));
-        let one = served.json(&["sessions", "show", &ids[2]]);
+        let one = served.json(&["sessions", "show", &shown(&ids[2], 32)]);
         assert_eq!((&one["id"], &one["transport"]), (&list["sessions"][2]["id"], &"http".into()));
         let everything = list.to_string() + &one.to_string();
         assert!(!everything.contains("secret") && ids.iter().all(|id| !everything.contains(id)), "{everything}");
     }
     // Of a server that does not run, and with the next one it stays so.
-    text(&served.admin(&["sessions", "kill", &ids[0][..12], &ids[1][..12]]));
+    text(&served.admin(&["sessions", "kill", &shown(&ids[0], 12), &shown(&ids[1], 12)]));
     let proxy = served.proxy(driver).start();
     assert_eq!(ids.iter().map(|id| works(&proxy, id)).collect::<Vec<_>>(), [404, 404, 200, 200, 200]);
 }

@@ -343,7 +343,8 @@ fn a_session_that_is_killed_ends_with_its_stream(driver: Driver) {
     let ((mut killed, endpoint), (mut kept, other)) = (open(&proxy), open(&proxy));
     let id = endpoint.rsplit('=').next().expect("an id");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_shadowcat"));
-    command.args(["admin", "sessions", "kill", id, "--socket"]).arg(directory.path().join("admin.sock"));
+    let socket = directory.path().join("admin.sock");
+    command.args(["admin", "--socket"]).arg(socket).args(["sessions", "kill", "--", id]);
     assert!(command.status().expect("the command runs").success());
     killed.expect_end();
     assert_eq!(proxy.ask(&post_json(&endpoint, "", &request(5, "ping"))).status, 404);

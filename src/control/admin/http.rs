@@ -109,7 +109,7 @@ fn request<'a>(stream: &'a mut dyn Stream, head: &RequestHead, mut bytes: Vec<u8
     let target = text(head.path_and_query.of(&bytes));
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let (path, query) = (path.to_owned(), url::form_urlencoded::parse(query.as_bytes()).into_owned().collect());
-    let (host, has_origin) = (text(host), head.count(Name::Origin) > 0);
+    let (host, has_origin) = (text(host), head.find(&bytes, Name::Origin).is_some());
     bytes.drain(..head.len);
     let failed = |error: io::Error| Answer::error(500, error);
     stream.wait_at_most(STEP_TIME).map_err(failed)?;

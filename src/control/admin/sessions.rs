@@ -57,7 +57,7 @@ impl Missing {
 /// # Errors
 /// The store cannot be read.
 pub fn list(store: &Store, query: &Query) -> Result<Value, ReadError> {
-    let (mut shown, mut after) = (Vec::new(), query.after.clone());
+    let (mut shown, mut after) = (Vec::new(), query.after.as_deref().map(as_stored));
     let wanted = |record: &Record| {
         let upstream = query.upstream.as_ref().is_none_or(|name| is_of(record, name));
         let owner = record.principal.as_ref().map(|principal| &principal.subject);
@@ -67,7 +67,7 @@ pub fn list(store: &Store, query: &Query) -> Result<Value, ReadError> {
     loop {
         let some = store.list("", after.as_deref(), LIMIT_MAX)?;
         let Some((last, _)) = some.last() else { break };
-        after = Some(brief(last).to_owned());
+        after = Some(last.as_str()[..SHOWN].to_owned());
         let left = query.limit + 1 - shown.len();
         let fitting = some.iter().filter(|(_, record)| wanted(record)).take(left);
         shown.extend(fitting.map(|(id, record)| of(store, id, record)));
@@ -89,7 +89,7 @@ pub fn by_upstream(store: &Store) -> Result<std::collections::HashMap<String, u6
     loop {
         let some = store.list("", after.as_deref(), LIMIT_MAX)?;
         let Some((last, _)) = some.last() else { return Ok(counts) };
-        after = Some(brief(last).to_owned());
+        after = Some(last.as_str()[..SHOWN].to_owned());
         for (_, record) in some {
             *counts.entry(record.upstream).or_default() += 1;
         }
@@ -134,12 +134,12 @@ pub fn replaced(done: &Compacted) -> Value {
 /// By the beginning of its id, or by the whole of what its client sends.
 fn find(store: &Store, text: &str) -> Result<(SessionId, Record), Missing> {
     let sealed = SessionId::parse(text.as_bytes()).is_none().then(|| sealed::name_of(text.as_bytes())).flatten();
-    let prefix = sealed.as_ref().map_or(text, |id| id.as_str());
+    let prefix = sealed.map_or_else(|| as_stored(text), |id| id.as_str().to_owned());
     if prefix.len() < PREFIX_MIN {
         return Err(Missing::TooShort);
     }
-    let mut found = store.list(prefix, None, 2)?;
-    let shown = prefix.chars().take(SHOWN).collect();
+    let mut found = store.list(&prefix, None, 2)?;
+    let shown = text.chars().take(SHOWN).collect();
     match (found.pop(), found.is_empty()) {
         (Some(one), true) => Ok(one),
         (Some(_), false) => Err(Missing::Ambiguous(shown)),
@@ -167,6 +167,12 @@ fn of(store: &Store, id: &SessionId, record: &Record) -> Value {
     })
 }
 
-fn brief(id: &SessionId) -> &str {
-    &id.as_str()[..SHOWN]
+/// A hyphen at its beginning would be taken for a flag by a shell's command: `.` stands for it, which no id has.
+fn brief(id: &SessionId) -> String {
+    let shown = &id.as_str()[..SHOWN];
+    shown.strip_prefix('-').map_or_else(|| shown.to_owned(), |rest| format!(".{rest}"))
+}
+
+fn as_stored(shown: &str) -> String {
+    shown.strip_prefix('.').map_or_else(|| shown.to_owned(), |rest| format!("-{rest}"))
 }

@@ -224,7 +224,7 @@ async fn story(
         let parts = Parts { answer, bytes, session: session.as_ref(), reserved, initialize };
         let end = finish(&exchange, standing, input, &lease, parts, upload, watch).await?;
         if end.reusable {
-            lease.give_back(view);
+            lease.give_back(worker, view);
         }
         return Ok(end.after);
     }
@@ -355,7 +355,7 @@ async fn settle_session<'a>(
         return Ok(issued.and(request.find(Name::McpSessionId)).map(Cow::Borrowed));
     }
     let Some(issued) = issued.filter(|_| success && request.method() == Method::Post) else { return Ok(None) };
-    if answer.count(Name::McpSessionId) > 1 {
+    if answer.fields.is_repeated(Name::McpSessionId) {
         return Err(Refusal::UPSTREAM_PROTOCOL);
     }
     let birth = Birth {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::Worker;
 use super::refusal::Refusal;
 use super::shared::Upstream;
-use crate::net::{self, Ahead, Buffer, Stream, within};
+use crate::net::{self, Buffer, Stream, Watched, within};
 use crate::table::{Epoch, InFlight, Pass, Trip};
 use crate::telemetry::{Fault, UpstreamCells};
 pub use choose::{RetryBudget, Wanted, lease};
@@ -28,8 +28,8 @@ const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 /// A connection to an upstream, ours until dropped (closed) or given back.
 pub struct Lease {
     pub stream: Rc<Stream>,
-    /// The read of the answer, if it is under way already.
-    ahead: Cell<Option<Ahead>>,
+    /// The wait for the answer, if it is under way already.
+    watched: Cell<Option<Watched>>,
     /// Place of the upstream in the view.
     pub index: usize,
     /// Whether it served a request before, so that it may have died unnoticed.
@@ -44,8 +44,8 @@ pub struct Lease {
 
 impl Lease {
     /// Keep the connection for later. Only after a whole answer to a wholly sent request, with nothing left over.
-    pub fn give_back(self, view: &LocalView) {
-        self.local.keep(view, self.index, self.stream, self.kept.get());
+    pub fn give_back(self, worker: &Worker, view: &LocalView) {
+        self.local.keep(view, self.index, self.stream, self.kept.get(), worker.now_ms());
     }
 
     /// Heed the answer's `Keep-Alive: timeout=SECONDS` (RFC 2068 section 19.7.1.1): a connection whose end is near would
@@ -62,10 +62,10 @@ impl Lease {
 
     /// Read some of the answer.
     pub async fn read(&self, buffer: impl FnOnce() -> Buffer) -> (io::Result<usize>, Buffer) {
-        match self.ahead.take() {
-            Some(ahead) => ahead.finish().await,
-            None => self.stream.read(buffer()).await,
+        if let Some(watched) = self.watched.take() {
+            watched.finish().await;
         }
+        self.stream.read(buffer()).await
     }
 
     /// Upstream answered, whatever it said.
@@ -98,17 +98,17 @@ async fn open(worker: &Worker, view: &LocalView, index: usize, place: InFlight, 
         Some(Pass::Refused { retry_after_ms }) => return Err(Refusal::breaker_open(retry_after_ms)),
         pass => Cell::new(pass.and_then(Pass::epoch)),
     };
-    if !fresh && let Some(Idle { stream, ahead, .. }) = local.take_idle() {
+    if !fresh && let Some(Idle { stream, watched, .. }) = local.take_idle(worker.now_ms()) {
         local.cells.reuses.add(1);
-        let (ahead, kept) = (Cell::new(Some(ahead)), Cell::new(None));
-        return Ok(Lease { stream, ahead, index, reused: true, kept, local, epoch, _place: place });
+        let (watched, kept) = (Cell::new(Some(watched)), Cell::new(None));
+        return Ok(Lease { stream, watched, index, reused: true, kept, local, epoch, _place: place });
     }
     match Box::pin(within(view.view.plan.timeouts.connect, connect(upstream))).await {
         Ok(Ok(stream)) => {
             upstream.words.connected(worker.now_ms());
             local.cells.connects.add(1);
-            let (stream, ahead, kept) = (Rc::new(stream), Cell::new(None), Cell::new(None));
-            Ok(Lease { stream, ahead, index, reused: false, kept, local, epoch, _place: place })
+            let (stream, watched, kept) = (Rc::new(stream), Cell::new(None), Cell::new(None));
+            Ok(Lease { stream, watched, index, reused: false, kept, local, epoch, _place: place })
         }
         Ok(Err(error)) if net::is_shortage(&error) => {
             tracing::error!(upstream = %upstream.key, %error, "cannot make a connection");
