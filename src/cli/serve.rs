@@ -6,12 +6,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing_subscriber::{EnvFilter, reload};
+
 use super::Failure;
 use super::args::ServerArgs;
 use crate::config::plan::{Durability, LogFormat, LogOutput, LogPlan, Plan, StoreKind};
 use crate::control::{self, Outcome, ServiceManager, Source, Start};
 use crate::net::listener::Unfit;
 use crate::store::{self, OpenError, Store};
+use crate::telemetry::LogFilter;
 use crate::telemetry::histogram::Histogram;
 use crate::{config, demo};
 
@@ -35,13 +38,13 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
         sources.in_memory = true;
     }
     let loaded = config::load(&sources).map_err(|errors| Failure::config(errors.to_string()))?;
-    start_log(&loaded.plan.log)?;
+    let log = Arc::new(start_log(&loaded.plan.log)?);
     for warning in &loaded.warnings {
         eprintln!("shadowcat: warning: {warning}");
     }
     let plan = Arc::new(loaded.plan);
     let files = loaded.layers.file.iter().chain(&sources.auth_config).cloned().collect();
-    let source = Source { read: Box::new(move || read_again(&sources)), files };
+    let source = Source { log, read: Box::new(move || read_again(&sources)), files };
     let started = Instant::now();
     let durations: Arc<Histogram> = Arc::default();
     manager.starting("opening the session store", STORE_CHECK_TIME);
@@ -52,7 +55,7 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
     match control::serve(start, listening) {
         Ok(Outcome::Drained) => Ok(ExitCode::SUCCESS),
         Ok(Outcome::CutShort) => Ok(ExitCode::from(1)),
-        Err(error) => Err(serve_failure(&plan, &error)),
+        Err(error) => Err(serve_failure(&error)),
     }
 }
 
@@ -65,11 +68,10 @@ fn read_again(sources: &config::Sources) -> Result<Plan, String> {
     Ok(loaded.plan)
 }
 
-fn serve_failure(plan: &Plan, error: &anyhow::Error) -> Failure {
+fn serve_failure(error: &anyhow::Error) -> Failure {
     let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
     if kind == Some(std::io::ErrorKind::AddrInUse) {
-        let message = format!("{} is in use: another server listens there", plan.bind);
-        return Failure { code: EXIT_UNAVAILABLE, message };
+        return Failure { code: EXIT_UNAVAILABLE, message: error.to_string() };
     }
     if error.is::<Unfit>() {
         return Failure::config(error.to_string());
@@ -96,13 +98,14 @@ fn announce(address: SocketAddr, plan: &Plan, is_demo: bool) {
     }
 }
 
-fn open_store(plan: &Plan, durations: &Arc<Histogram>, started: Instant) -> Result<Store, Failure> {
+/// The store as `plan` describes it.
+pub fn store_options(plan: &Plan) -> store::Options {
     let session = &plan.session;
     let place = match session.store {
         StoreKind::Memory => store::Place::Memory,
         StoreKind::Lmdb => store::Place::Directory(session.path.clone()),
     };
-    let store = Store::open(store::Options {
+    store::Options {
         place,
         timeout: session.timeout,
         max_sessions: session.max_sessions,
@@ -110,8 +113,11 @@ fn open_store(plan: &Plan, durations: &Arc<Histogram>, started: Instant) -> Resu
         relaxed: session.durability == Durability::Relaxed,
         checker: std::env::current_exe().ok().map(|program| (program, vec![super::STORE_CHECK.into()])),
         ..store::Options::default()
-    })
-    .map_err(|error| {
+    }
+}
+
+fn open_store(plan: &Plan, durations: &Arc<Histogram>, started: Instant) -> Result<Store, Failure> {
+    let store = Store::open(store_options(plan)).map_err(|error| {
         let code = if matches!(error, OpenError::InUse { .. }) { EXIT_UNAVAILABLE } else { 1 };
         Failure { code, message: error.to_string() }
     })?;
@@ -121,8 +127,8 @@ fn open_store(plan: &Plan, durations: &Arc<Histogram>, started: Instant) -> Resu
 }
 
 /// Logs go where the plan says; without colour where nobody sees it.
-pub fn start_log(plan: &LogPlan) -> Result<(), Failure> {
-    use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
+pub fn start_log(plan: &LogPlan) -> Result<LogFilter, Failure> {
+    use tracing_subscriber::fmt::writer::BoxMakeWriter;
     let writer = match &plan.output {
         LogOutput::Stdout => BoxMakeWriter::new(std::io::stdout),
         LogOutput::Stderr => BoxMakeWriter::new(std::io::stderr),
@@ -139,9 +145,25 @@ pub fn start_log(plan: &LogPlan) -> Result<(), Failure> {
     };
     let colour = terminal && std::env::var_os("NO_COLOR").is_none();
     let subscriber = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&plan.filter)).with_writer(writer);
-    let result = match plan.format {
-        LogFormat::Json => subscriber.json().try_init(),
-        LogFormat::Human => subscriber.with_ansi(colour).try_init(),
+    let (set, result) = match plan.format {
+        LogFormat::Json => {
+            let subscriber = subscriber.json().with_filter_reloading();
+            (setter(subscriber.reload_handle()), subscriber.try_init())
+        }
+        LogFormat::Human => {
+            let subscriber = subscriber.with_ansi(colour).with_filter_reloading();
+            (setter(subscriber.reload_handle()), subscriber.try_init())
+        }
     };
-    result.map_err(|error| Failure { code: 1, message: error.to_string() })
+    result.map_err(|error| Failure { code: 1, message: error.to_string() })?;
+    Ok(LogFilter::new(&plan.filter, set))
+}
+
+type Setter = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+fn setter<S: 'static>(handle: reload::Handle<EnvFilter, S>) -> Setter {
+    Box::new(move |filter| {
+        let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+        handle.reload(filter).map_err(|error| error.to_string())
+    })
 }

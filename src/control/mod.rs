@@ -1,5 +1,6 @@
 //! L5, the control plane: what may block. Starts workers, watches them, resolves names, hears signals.
 
+pub mod admin;
 mod beats;
 pub mod discovery;
 pub mod fetch;

@@ -13,6 +13,7 @@ use futures_channel::mpsc;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::admin::{self, Desk};
 use super::beats::Beats;
 use super::health;
 use super::publish;
@@ -80,7 +81,7 @@ pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result
     let Start { plan, source, store, durations, started, faults, manager, passed } = start;
     let descriptors_allow = raise_descriptor_limit(&plan);
     let (address, listeners) = match passed.is_empty() {
-        true => listener::bind(plan.bind, plan.workers)?,
+        true => listener::bind(plan.bind, plan.workers).map_err(|error| cannot_bind(plan.bind.to_string(), error))?,
         false => listener::adopt(passed, plan.bind, plan.workers)?,
     };
     let tls = plan.tls.as_ref().map(acceptor::settings).transpose().map_err(anyhow::Error::msg)?;
@@ -105,9 +106,12 @@ pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result
     });
     let (events, inbox) = unbounded();
     // Before anybody hears that we listen: whoever does may tell us to stop at once.
-    let signals = signals()?;
+    let (signal, signals) = signals()?;
     let health = health::start(shared.clone())?;
+    let log = source.log.clone();
     let publisher = publisher::start(shared.clone(), source, health, manager.clone())?;
+    let desk = Desk { shared: shared.clone(), publisher: publisher.clone(), signals: signal, log, address };
+    let _admin = admin::start(&plan.admin, &Arc::new(desk))?;
     let mut fleet = Fleet { shared, plan, listeners, events, publisher, manager, alive: 0 };
     for index in 0..fleet.plan.workers {
         fleet.start(index)?;
@@ -118,6 +122,15 @@ pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result
     let outcome = fleet.supervise(&inbox, &signals)?;
     store.close();
     Ok(outcome)
+}
+
+/// The error keeps its kind, which the exit code tells.
+pub fn cannot_bind(what: String, error: io::Error) -> anyhow::Error {
+    let what = match error.kind() {
+        io::ErrorKind::AddrInUse => format!("{what} is in use: another server listens there"),
+        _ => what,
+    };
+    anyhow::Error::new(error).context(what)
 }
 
 /// As many descriptors as we may have; how many clients that is, if each may need one more towards upstream.
@@ -303,16 +316,17 @@ impl Drop for Farewell {
     }
 }
 
-/// SIGTERM, SIGINT and SIGHUP, on a thread of their own.
-fn signals() -> io::Result<Receiver<i32>> {
+/// SIGTERM, SIGINT and SIGHUP, on a thread of their own; and a way to do as if one had come.
+fn signals() -> io::Result<(Sender<i32>, Receiver<i32>)> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (tell, told) = bounded(4);
+    let also = tell.clone();
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             let _ = tell.try_send(signal);
         }
     })?;
-    Ok(told)
+    Ok((also, told))
 }
 
 /// Worker `index` on a CPU of its own, where there are enough.

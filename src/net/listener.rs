@@ -10,7 +10,7 @@ use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that wait to be accepted, a socket; the kernel caps it at net.core.somaxconn.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// `count` listeners on one address.
 ///

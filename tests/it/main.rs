@@ -3,14 +3,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin;
 mod auth;
 mod balance;
 mod chaos;
+mod doctor;
 mod failover;
 mod faults;
 mod guards;
 mod headers;
 mod health;
+mod health_command;
 mod health_mcp;
 mod http1;
 mod legacy_sse;
