@@ -19,6 +19,9 @@ case $prefix in
 /*[!a-zA-Z0-9/._-]* | [!/]*) echo "install.sh: PREFIX must be a plain absolute path: $prefix" >&2; exit 2 ;;
 esac
 
+link=/usr/local/bin/shadowcat
+[ "$prefix" != /usr ] && [ "$prefix" != /usr/local ] || link=
+
 live() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
 # What belongs to the program, file by file: SOURCE TARGET MODE
@@ -36,6 +39,16 @@ systemd/shadowcat.tmpfiles /etc/tmpfiles.d/shadowcat.conf 644
 LIST
 }
 
+# What the program itself prints: ARGUMENTS TARGET
+printed() {
+    cat <<LIST
+man $prefix/share/man/man1/shadowcat.1
+completions:bash $prefix/share/bash-completion/completions/shadowcat
+completions:zsh $prefix/share/zsh/site-functions/_shadowcat
+completions:fish $prefix/share/fish/vendor_completions.d/shadowcat.fish
+LIST
+}
+
 install_all() {
     [ -x "$binary" ] || { echo "install.sh: no program at $binary; build it first: cargo build --release" >&2; exit 1; }
     files | while read -r source target mode; do
@@ -49,6 +62,17 @@ install_all() {
         mv -f "$root$target.new" "$root$target"
         echo "$root$target"
     done
+    printed | while read -r arguments target; do
+        mkdir -p "$root$(dirname "$target")"
+        # shellcheck disable=SC2086 # words
+        "$binary" ${arguments//:/ } >"$root$target"
+        echo "$root$target"
+    done
+    if [ -n "$link" ]; then
+        mkdir -p "$root$(dirname "$link")"
+        ln -sfn "$prefix/bin/shadowcat" "$root$link"
+        echo "$root$link"
+    fi
     mkdir -p "$root/etc/shadowcat"
     if [ -e "$root/etc/shadowcat/config.toml" ]; then
         echo "kept $root/etc/shadowcat/config.toml"
@@ -69,10 +93,11 @@ uninstall_all() {
     if live; then
         systemctl disable --now shadowcat.socket shadowcat.service || true
     fi
-    files | while read -r _ target _; do
+    { files | awk '{ print $2 }'; printed | awk '{ print $2 }'; } | while read -r target; do
         rm -f "$root$target"
+        rmdir -p --ignore-fail-on-non-empty "$root$(dirname "$target")" 2>/dev/null || true
     done
-    rmdir -p --ignore-fail-on-non-empty "$root$prefix/bin" "$root$prefix/share/doc" 2>/dev/null || true
+    [ -z "$link" ] || [ "$(readlink "$root$link")" != "$prefix/bin/shadowcat" ] || rm -f "$root$link"
     live && systemctl daemon-reload
     for left in /etc/shadowcat /var/lib/shadowcat; do
         [ -e "$root$left" ] && echo "left $root$left"

@@ -119,6 +119,7 @@ for uring in allowed refused; do
     is 'Seccomp (a filter)' "$(field Seccomp)" 2
     is 'the root' "$(awk '$5 == "/" { print substr($6, 1, 2) }' "/proc/$(cat "$work/$name.pid")/mountinfo")" ro
     is 'the owner of the sessions' "$(stat -c '%u %a' "$root/data/sessions.db")" '65532 700'
+    is 'the check of the image' "$(crun --root "$work/state" exec "$name" /usr/local/bin/shadowcat health)" '{"status":"ok"}'
     if [ "$uring" = allowed ]; then
         is 'the driver' "$(drivers)" 'driver="io_uring"'
         ! grep -q 'io_uring is refused' "$work/$name.log" || fail 'it says that it is refused'

@@ -62,13 +62,25 @@ answer=$(mcp "$initialize")
 systemctl restart shadowcat
 mcp '{"jsonrpc":"2.0","id":2,"method":"ping"}' -H "Mcp-Session-Id: $(session)" | head -n 1 | grep -q ' 200 ' || fail 'the session is gone'
 
+echo '== the operator asks'
+is 'shadowcat health --ready' "$(shadowcat health --ready)" '{"status":"ready"}'
+shadowcat admin status
+is 'the socket' "$(stat -c '%U %a' /run/shadowcat/admin.sock)" 'shadowcat 600'
+shadowcat admin backup-sessions --output /var/backups/sessions
+shadowcat admin sessions list
+! shadowcat doctor | grep '^fail' || fail 'doctor'
+man -l /opt/shadowcat/share/man/man1/shadowcat.1 2>/dev/null | head -n 4 || true
+
 echo '== reload'
 systemctl reload shadowcat
-taken() { unit StatusText | grep -q 'loaded anew'; }
-wait_until 'taken' taken
+unit StatusText | grep -q 'loaded anew' || fail "status: $(unit StatusText)"
 cp $config /etc/shadowcat/good
 echo 'bnd = 1' >>$config
 systemctl reload shadowcat && fail 'a wrong configuration was reloaded'
+journalctl -u shadowcat --no-pager | grep -q 'error: unknown key .bnd. in' || fail 'no reason'
+systemctl kill -s HUP shadowcat
+refused() { unit StatusText | grep -q 'is refused, the old one stays'; }
+wait_until 'refused' refused
 is 'the service' "$(systemctl is-active shadowcat)" active
 is 'what it serves' "$(status http://127.0.0.1:8080/ready)" 200
 
