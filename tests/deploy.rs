@@ -294,3 +294,22 @@ fn the_check_of_a_machine_reads_and_says() {
     assert!(said(&own).contains("descriptors (hard limit)"), "{}", said(&own));
     assert_eq!(check(&["999999999"]).status.code(), Some(2));
 }
+
+/// Every command of ours that the guide shows is one that the program knows, with the flags it is shown with.
+#[test]
+fn the_guide_names_commands_that_exist() {
+    let guide = read("docs/OPERATIONS.md");
+    let mut shown = 0;
+    for (number, block) in guide.split("```").enumerate().filter(|(number, _)| number % 2 == 1) {
+        for line in block.lines().map(|line| line.strip_prefix("$ ").unwrap_or(line)) {
+            if !line.starts_with("shadowcat ") {
+                continue;
+            }
+            let script = format!("shadowcat() {{ \"$BINARY\" \"$@\" --help >/dev/null; }}; {line}");
+            let done = Command::new("bash").args(["-c", &script]).env("BINARY", BINARY).output().unwrap();
+            assert!(done.status.success(), "block {number}: {line}\n{}", said(&done));
+            shown += 1;
+        }
+    }
+    assert!(shown >= 15, "only {shown} commands found");
+}
