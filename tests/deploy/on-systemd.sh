@@ -68,6 +68,8 @@ shadowcat admin status
 is 'the socket' "$(stat -c '%U %a' /run/shadowcat/admin.sock)" 'shadowcat 600'
 shadowcat admin backup-sessions --output /var/backups/sessions
 shadowcat admin sessions list
+shadowcat admin cleanup-sessions --older-than 7d
+shadowcat admin compact-sessions
 ! shadowcat doctor | grep '^fail' || fail 'doctor'
 man -l /opt/shadowcat/share/man/man1/shadowcat.1 2>/dev/null | head -n 4 || true
 
