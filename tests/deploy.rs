@@ -313,3 +313,19 @@ fn the_guide_names_commands_that_exist() {
     }
     assert!(shown >= 15, "only {shown} commands found");
 }
+
+/// And every metric is one that is counted.
+#[test]
+fn the_guide_names_metrics_that_exist() {
+    let code: String = files(&root().join("src"), ".rs").iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let mut seen = BTreeSet::new();
+    for path in ["docs/OPERATIONS.md", "tuning/README.md", "tuning/90-shadowcat.conf", "deploy/seccomp/README.md"] {
+        let text = read(path);
+        for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            if word.len() > 10 && word.starts_with("shadowcat_") && seen.insert(word.to_owned()) {
+                assert!(code.contains(&format!("\"{word}\"")), "{path}: {word}");
+            }
+        }
+    }
+    assert!(seen.len() >= 6, "{seen:?}");
+}
