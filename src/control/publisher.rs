@@ -180,7 +180,7 @@ impl Publisher {
         let unknown = format!("no upstream is named `{upstream}`; there are: {}", names().join(", "));
         let found = plan.upstreams.iter_mut().find(|plan| plan.name == upstream).ok_or(unknown)?;
         let before = std::mem::replace(&mut found.weight, weight);
-        self.show(publish::next_view(Arc::new(plan), &view)?);
+        self.show(publish::weighed_anew(&view, Arc::new(plan)));
         Ok(before)
     }
 

@@ -141,10 +141,6 @@ impl Environment {
     }
 
     /// Whether LMDB gave it up: after the last write of a commit failed, it refuses everything until it is opened anew.
-    pub fn map_bytes(&self) -> usize {
-        self.map_bytes
-    }
-
     pub fn has_given_up(&self) -> bool {
         matches!(self.env.read_txn(), Err(heed::Error::Mdb(heed::MdbError::Panic)))
     }

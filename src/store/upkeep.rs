@@ -97,7 +97,7 @@ impl Store {
         let _alone = self.alone()?;
         let (home, before) = self.home()?;
         let making = Making::begin(home.join(RESTORING))?;
-        let made = making.receive(backup)?;
+        let made = making.receive(backup, self.map_bytes())?;
         if let Some((program, first)) = &self.inner.checker {
             environment::check(program, first, &making.0, made).map_err(UpkeepError::Unfit)?;
         }
@@ -138,6 +138,10 @@ impl Store {
         Ok((home, bytes))
     }
 
+    fn map_bytes(&self) -> u64 {
+        self.stats().map_bytes
+    }
+
     fn replace(&self, new: Option<PathBuf>, kept: Option<PathBuf>) -> Result<(), WriteError> {
         self.submit(|done| Write::Replace(Replacement { new, kept, done })).wait()
     }
@@ -146,7 +150,7 @@ impl Store {
     /// had left.
     fn set_clock(&self, making: &Path) -> Result<(), String> {
         let lmdb = |error: heed::Error| error.to_string();
-        let map_bytes = self.inner.environment.load().as_ref().map_or(0, |environment| environment.map_bytes());
+        let map_bytes = self.map_bytes() as usize;
         let new =
             Environment::open_in(making, map_bytes, EnvFlags::empty(), None).map_err(|error| error.to_string())?;
         let now = self.inner.clock.to_save();
@@ -186,10 +190,15 @@ impl Making {
     }
 
     /// Its length.
-    fn receive(&self, from: &mut dyn Read) -> Result<u64, UpkeepError> {
+    fn receive(&self, from: &mut dyn Read, max: u64) -> Result<u64, UpkeepError> {
         let mut file = self.create()?;
-        let received = io::copy(from, &mut file).and_then(|length| file.sync_all().map(|()| length));
-        received.map_err(|error| self.failed(error))
+        let received = io::copy(&mut from.take(max + 1), &mut file);
+        let length =
+            received.and_then(|length| file.sync_all().map(|()| length)).map_err(|error| self.failed(error))?;
+        if length > max {
+            return Err(UpkeepError::Unfit(format!("it is longer than the {max} bytes that a store can have")));
+        }
+        Ok(length)
     }
 
     fn failed(&self, error: io::Error) -> UpkeepError {

@@ -1,7 +1,7 @@
 //! The administrator's socket and the commands that use it, on servers that run and on stores of servers that do not.
 
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -22,6 +22,7 @@ on_both_drivers!(
     a_weight_holds_until_the_next_reload,
     a_session_that_is_killed_ends_on_every_worker_with_its_streams,
     sessions_are_shown_without_what_opens_them,
+    a_sealed_session_is_found_by_what_its_client_sends,
     old_sessions_are_ended_and_counted,
     a_backup_of_a_busy_server_goes_on_elsewhere,
     a_server_that_runs_goes_on_with_a_backup,
@@ -32,6 +33,7 @@ on_both_drivers!(
     a_reload_tells_what_came_of_it,
     a_drain_is_that_of_a_signal,
     a_socket_is_for_its_owner,
+    many_connections_at_once_are_told_to_come_again,
     the_pages_move_to_an_address_of_their_own,
 );
 
@@ -215,7 +217,7 @@ fn a_session_that_is_killed_ends_on_every_worker_with_its_streams(driver: Driver
     going_on.stream_until(b"data: still\n\n");
     proxy.wait_for_metric("shadowcat_streams_active", "", 1.0);
     assert_eq!(proxy.metrics().sum("shadowcat_proxy_errors_total", ""), 0.0, "that was no fault of the upstream");
-    let again = served.admin(&["sessions", "kill", "--", &killed]);
+    let again = served.admin(&["sessions", "kill", &shown(&killed, 32)]);
     assert_eq!(again.status.code(), Some(1));
     assert!(said(&again).contains("no session begins with"), "{}", said(&again));
     assert!(!said(&again).contains(&killed), "not even a wrong id is repeated whole");
@@ -249,6 +251,23 @@ fn sessions_are_shown_without_what_opens_them(driver: Driver) {
     text(&served.admin(&["sessions", "kill", &shown(&ids[0], 12), &shown(&ids[1], 12)]));
     let proxy = served.proxy(driver).start();
     assert_eq!(ids.iter().map(|id| works(&proxy, id)).collect::<Vec<_>>(), [404, 404, 200, 200, 200]);
+}
+
+fn a_sealed_session_is_found_by_what_its_client_sends(driver: Driver) {
+    let served = Served::new();
+    let proxy = served.proxy(driver).set("session.secret", "0123456789abcdefghijklmnopqrstuv").start();
+    let ((_, killed), (_, kept)) = (begin_session(&proxy), begin_session(&proxy));
+    let list = served.json(&["sessions", "list"]);
+    let names: Vec<&str> =
+        list["sessions"].as_array().expect("a list").iter().filter_map(|one| one["id"].as_str()).collect();
+    assert!(names.len() == 2 && names.iter().all(|name| name.starts_with('~')), "{list}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shadowcat"));
+    command.args(["admin", "sessions", "kill", "--socket"]).arg(served.socket()).args(["--", &killed]);
+    text(&command.output().expect("the command runs"));
+    assert_eq!((works(&proxy, &killed), works(&proxy, &kept)), (404, 200));
+    let left = served.json(&["sessions", "list"])["sessions"][0]["id"].as_str().expect("an id").to_owned();
+    text(&served.admin(&["sessions", "kill", &left]));
+    assert_eq!(works(&proxy, &kept), 404, "what is sealed opens nothing any more");
 }
 
 fn old_sessions_are_ended_and_counted(driver: Driver) {
@@ -523,6 +542,22 @@ fn a_socket_is_for_its_owner(driver: Driver) {
     assert_eq!(code, Some(1), "{said_of}");
     drop(UnixListener::bind(served.directory.path().join("unused")).expect("a socket"));
     assert_eq!(std::fs::read_to_string(other).expect("a file"), "mine");
+}
+
+fn many_connections_at_once_are_told_to_come_again(driver: Driver) {
+    let served = Served::new();
+    let proxy = served.proxy(driver).start();
+    let silent: Vec<UnixStream> = (0..8).map(|_| UnixStream::connect(served.socket()).expect("a connection")).collect();
+    let refused = || said(&served.admin(&["status"]));
+    wait_until("a refusal", || refused().contains("too many connections at once"));
+    // They hold up nobody else.
+    assert_eq!(proxy.ask(&get("/health", "")).status, 200);
+    drop(silent);
+    wait_until("an answer", || served.admin(&["status"]).status.success());
+    // None at all, where none is wanted.
+    drop(proxy);
+    let _proxy = served.proxy(driver).set("admin.enabled", "false").start();
+    assert!(said(&served.admin(&["status"])).contains("no server answers"));
 }
 
 fn the_pages_move_to_an_address_of_their_own(driver: Driver) {

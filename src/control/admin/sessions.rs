@@ -176,3 +176,18 @@ fn brief(id: &SessionId) -> String {
 fn as_stored(shown: &str) -> String {
     shown.strip_prefix('.').map_or_else(|| shown.to_owned(), |rest| format!("-{rest}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_as_it_is_shown_is_no_flag_and_found_again() {
+        let id = SessionId::from_random([0xfb; 24]);
+        let hyphen = SessionId::parse(&[b'-'; 32]).unwrap();
+        assert_eq!((brief(&id).len(), brief(&hyphen).as_str()), (SHOWN, ".-----------"));
+        for id in [id, hyphen] {
+            assert!(id.as_str().starts_with(&as_stored(&brief(&id))));
+        }
+    }
+}
