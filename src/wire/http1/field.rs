@@ -205,7 +205,10 @@ fn is_spelt(name: &[u8], spelling: &[u8]) -> bool {
     debug_assert_eq!(name.len(), spelling.len());
     let ((words, rest), (wanted, wanted_rest)) = (name.as_chunks::<8>(), spelling.as_chunks::<8>());
     let lower = u64::from_le_bytes([LOWER; 8]);
-    let long = words.iter().zip(wanted).fold(0, |diff, (a, b)| diff | ((u64::from_le_bytes(*a) | lower) ^ u64::from_le_bytes(*b)));
+    let long = words
+        .iter()
+        .zip(wanted)
+        .fold(0, |diff, (a, b)| diff | ((u64::from_le_bytes(*a) | lower) ^ u64::from_le_bytes(*b)));
     let short = rest.iter().zip(wanted_rest).fold(0, |diff, (a, b)| diff | ((a | LOWER) ^ b));
     long == 0 && short == 0
 }
