@@ -483,7 +483,17 @@ fn a_drain_is_that_of_a_signal(driver: Driver) {
     let served = Served::new();
     let mut proxy = served.proxy(driver).start();
     let (_, id) = begin_session(&proxy);
+    // A request that is under way is finished, however often one asks.
+    let mut client = proxy.connect();
+    let body = request(2, "ping");
+    let whole = in_session(&id, &body);
+    client.send(&whole[..whole.len() - 1]);
+    proxy.wait_for_metric("shadowcat_connections_active", "", 2.0);
     assert_eq!(text(&served.admin(&["drain"])), "draining: it ends within 30s\n");
+    wait_until("the drain", || said(&served.admin(&["status"])).contains("draining: shutting down"));
+    assert!(said(&served.admin(&["drain"])).contains("it drains already"));
+    client.send(&whole[whole.len() - 1..]);
+    assert_eq!(client.response().status, 200);
     assert_eq!(proxy.wait_exit().code(), Some(0));
     assert!(!served.socket().exists(), "the socket goes with its server");
     let broken = served.directory.path().join("broken.toml");
@@ -519,6 +529,15 @@ fn a_socket_is_for_its_owner(driver: Driver) {
     assert!(proxy.log().contains("others may write to"), "{}", proxy.log());
     change(served.directory.path(), 0o700);
     drop(proxy);
+    // Nor does a command look where another user may have put one.
+    let shared = TempDir::new().expect("a directory");
+    let theirs = shared.path().join("shadowcat");
+    std::fs::create_dir(&theirs).expect("a directory");
+    std::os::unix::fs::chown(&theirs, Some(65534), None).expect("given away");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shadowcat"));
+    command.args(["admin", "status", "--set", "session.store=memory"]).env_clear();
+    let refused = command.env("XDG_RUNTIME_DIR", shared.path()).output().expect("the command runs");
+    assert!(said(&refused).contains("is of another user"), "{}", said(&refused));
     let proxy = served.proxy(driver).start();
     // A socket that a dead server left is replaced; one of a server that lives is not.
     proxy.kill();
@@ -570,7 +589,8 @@ fn the_pages_move_to_an_address_of_their_own(driver: Driver) {
     assert!(ask("/metrics", "").text().contains("shadowcat_driver_info"));
     assert_eq!(ask("/ready", "").status, 200);
     assert_eq!(ask("/status", "").json()["state"], "ready");
-    assert_eq!(ask("/upstreams", "").json()["upstreams"][0]["state"], "open");
+    let upstream = ask("/upstreams", "").json()["upstreams"][0].clone();
+    assert_eq!((&upstream["state"], &upstream["sessions"]), (&"open".into(), &Value::Null));
     // Only to read, and nothing of anybody's session.
     assert_eq!(ask("/sessions", "").status, 404);
     assert_eq!(RawClient::connect(pages).ask(&post_json("/drain", "", "{}")).status, 404);
