@@ -21,6 +21,7 @@ on_both_drivers!(
     what_is_no_backup_changes_nothing,
     a_damaged_store_is_replaced_by_its_backup,
     compacting_gives_room_back_and_loses_no_session,
+    compacting_a_busy_server_loses_no_session,
 );
 
 fn old_sessions_are_ended_and_counted(driver: Driver) {
@@ -193,4 +194,37 @@ fn compacting_gives_room_back_and_loses_no_session(driver: Driver) {
     let _memory = memory.set("admin.socket", socket.to_str().expect("UTF-8")).start();
     let refused = admin(Path::new("/unused"), &["compact-sessions", "--socket", socket.to_str().expect("UTF-8")]);
     assert!(said(&refused).contains("sessions are in memory"), "{}", said(&refused));
+}
+
+fn compacting_a_busy_server_loses_no_session(driver: Driver) {
+    let served = Served::new();
+    let proxy = served.proxy(driver).set("session.max_sessions", "1000000").start();
+    let done = AtomicBool::new(false);
+    let mut clients: Vec<RawClient> = (0..4).map(|_| proxy.connect()).collect();
+    let begin = |client: &mut RawClient| {
+        let mut ids = Vec::new();
+        while !done.load(Relaxed) || ids.len() < 20 {
+            ids.push(begin_session_on(client));
+        }
+        ids
+    };
+    let begun: Vec<String> = thread::scope(|scope| {
+        let busy: Vec<_> = clients.iter_mut().map(|client| scope.spawn(|| begin(client))).collect();
+        for _ in 0..10 {
+            text(&served.admin(&["compact-sessions"]));
+        }
+        done.store(true, Relaxed);
+        busy.into_iter().flat_map(|busy| busy.join().expect("sessions begin")).collect()
+    });
+    let mut client = proxy.connect();
+    for id in &begun {
+        assert_eq!(client.ask(&in_session(id, &request(2, "ping"))).status, 200);
+    }
+    proxy.kill();
+    let proxy = served.proxy(driver).set("session.max_sessions", "1000000").start();
+    let mut client = proxy.connect();
+    for id in &begun {
+        assert_eq!(client.ask(&in_session(id, &request(2, "ping"))).status, 200, "also after kill -9");
+    }
+    assert_eq!(proxy.metrics().sum("shadowcat_sessions_active", ""), begun.len() as f64);
 }
