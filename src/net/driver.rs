@@ -9,6 +9,8 @@ use std::io;
 
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
+use super::ready;
+
 /// What the configuration asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -70,7 +72,7 @@ where
             match ring(driver).build() {
                 Ok(mut runtime) => {
                     HAS_RING.set(true);
-                    return Ok(runtime.block_on(main(driver)));
+                    return runtime.block_on(ready::attended(main(driver)));
                 }
                 Err(error) if driver == Driver::UringCoop && choice == Choice::IoUring => return Err(error),
                 Err(_) => {}
@@ -79,7 +81,7 @@ where
     }
     let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
     HAS_RING.set(false);
-    Ok(runtime.block_on(main(Driver::Epoll)))
+    runtime.block_on(ready::attended(main(Driver::Epoll)))
 }
 
 /// Whether a worker could have such a ring.

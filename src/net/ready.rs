@@ -9,12 +9,16 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use futures_channel::oneshot;
 use monoio::net::TcpStream;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+
+use super::{Either, race};
 
 /// Events that are taken at once.
 const EVENTS: usize = 256;
@@ -28,12 +32,10 @@ thread_local! {
 /// The registered sockets of a thread.
 #[derive(Default)]
 struct Sockets {
-    /// Made with the first socket.
+    /// There for as long as a runtime is.
     epoll: Option<Rc<OwnedFd>>,
     places: Vec<Place>,
     free: Vec<u32>,
-    /// A task takes the events.
-    attended: bool,
 }
 
 /// A place may serve one socket after the other; events of an earlier one are told by their generation.
@@ -69,11 +71,11 @@ impl Readiness {
     /// The kernel's limits (`fs.epoll.max_user_watches`, descriptors).
     pub fn of(socket: BorrowedFd<'_>) -> io::Result<Readiness> {
         let state: Rc<State> = Rc::default();
-        let (epoll, place, generation) = SOCKETS.with_borrow_mut(|sockets| sockets.enter(state.clone()))?;
+        let entered = SOCKETS.with_borrow_mut(|sockets| sockets.enter(state.clone()));
+        let (epoll, place, generation) = entered.ok_or(io::ErrorKind::NotConnected)?;
         let readiness = Readiness { state, place };
         let data = EventData::new_u64(u64::from(generation) << 32 | u64::from(place));
         epoll::add(&*epoll, socket, data, READING)?;
-        attend(&epoll);
         Ok(readiness)
     }
 
@@ -137,18 +139,15 @@ fn wait(ready: &Cell<bool>, waiting: &Cell<Option<Waker>>, cx: &Context<'_>) -> 
 }
 
 impl Sockets {
-    fn enter(&mut self, state: Rc<State>) -> io::Result<(Rc<OwnedFd>, u32, u32)> {
-        let epoll = match &self.epoll {
-            Some(epoll) => epoll.clone(),
-            None => self.epoll.insert(Rc::new(epoll::create(CreateFlags::CLOEXEC)?)).clone(),
-        };
+    fn enter(&mut self, state: Rc<State>) -> Option<(Rc<OwnedFd>, u32, u32)> {
+        let epoll = self.epoll.clone()?;
         let place = self.free.pop().unwrap_or(self.places.len() as u32);
         if place as usize == self.places.len() {
             self.places.push(Place::default());
         }
         let entered = &mut self.places[place as usize];
         entered.state = Some(state);
-        Ok((epoll, place, entered.generation))
+        Some((epoll, place, entered.generation))
     }
 
     fn leave(&mut self, place: u32) {
@@ -177,28 +176,28 @@ impl Sockets {
     }
 }
 
-/// See to it that a task of this runtime takes the events.
-fn attend(epoll: &Rc<OwnedFd>) {
-    if !SOCKETS.with_borrow_mut(|sockets| std::mem::replace(&mut sockets.attended, true)) {
-        super::spawn(take_events(epoll.clone(), Attending));
-    }
+/// Run `main`, which may have sockets, on the runtime of this thread.
+///
+/// # Errors
+/// Out of descriptors.
+pub async fn attended<T>(main: impl Future<Output = T>) -> io::Result<T> {
+    let epoll = Rc::new(epoll::create(CreateFlags::CLOEXEC)?);
+    let waiter = waiter(&epoll)?;
+    SOCKETS.with_borrow_mut(|sockets| sockets.epoll = Some(epoll.clone()));
+    let (stop, stopped) = oneshot::channel();
+    let events = monoio::spawn(take_events(epoll, waiter, stopped));
+    let result = main.await;
+    // A wait that outlives its runtime keeps the ring, and with it every descriptor that waits on it.
+    drop(stop);
+    events.await;
+    SOCKETS.with_borrow_mut(|sockets| sockets.epoll = None);
+    Ok(result)
 }
 
-/// The next runtime of a thread needs a task of its own.
-struct Attending;
-
-impl Drop for Attending {
-    fn drop(&mut self) {
-        let _ = SOCKETS.try_with(|sockets| sockets.borrow_mut().attended = false);
-    }
-}
-
-async fn take_events(epoll: Rc<OwnedFd>, _attending: Attending) {
-    let Ok(waiter) = waiter(&epoll) else {
-        return tracing::error!("cannot wait for events: out of descriptors");
-    };
+async fn take_events(epoll: Rc<OwnedFd>, waiter: TcpStream, stopped: oneshot::Receiver<()>) {
     let mut events = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
-    while waiter.readable(false).await.is_ok() {
+    let mut stopped = pin!(stopped);
+    while let Either::Second(Ok(())) = race(stopped.as_mut(), pin!(waiter.readable(false))).await {
         loop {
             const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
             let Ok((taken, _)) = epoll::wait(&*epoll, &mut events, Some(&NOW)) else { break };
