@@ -233,9 +233,11 @@ impl Writer {
         }
     }
 
+    /// Workers hear that something changed only when there is something to look at.
     fn show(&self, environment: Environment) {
-        self.recount(environment.count().unwrap_or(0));
+        let live = environment.count().unwrap_or(0);
         self.inner.environment.store(Some(Arc::new(environment)));
+        self.recount(live);
     }
 
     /// Go on with another file. Look-ups fail for the moment in between, and no write is lost.

@@ -4,6 +4,7 @@
 mod support;
 
 mod admin;
+mod admin_store;
 mod auth;
 mod balance;
 mod chaos;

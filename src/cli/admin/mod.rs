@@ -6,6 +6,7 @@ mod file;
 mod print;
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -52,8 +53,11 @@ impl Place {
         let sources = whereabouts.more.sources(whereabouts.config.clone());
         match config::check(&sources) {
             Ok(loaded) => {
-                let socket = loaded.plan.admin.socket.as_ref().map(|socket| socket.path.clone());
-                Ok(Place { socket, plan: Some(loaded.plan) })
+                let socket = loaded.plan.admin.socket.as_ref();
+                if let Some(socket) = socket.filter(|socket| !socket.is_named) {
+                    is_nobody_elses(&socket.path, loaded.plan.session.store)?;
+                }
+                Ok(Place { socket: socket.map(|socket| socket.path.clone()), plan: Some(loaded.plan) })
             }
             // A server that runs may be asked all the same, and will say what it thinks of a reload.
             Err(errors) => match config::admin_socket(&sources).filter(|socket| UnixStream::connect(socket).is_ok()) {
@@ -185,6 +189,20 @@ impl Place {
             }
             other => failure(other.to_string()),
         }
+    }
+}
+
+/// In a place where anybody may make directories, another user's socket could be waiting for what we send.
+fn is_nobody_elses(socket: &Path, store: StoreKind) -> Result<(), Failure> {
+    let parent = socket.parent().filter(|_| store == StoreKind::Memory);
+    let owner = parent.and_then(|parent| std::fs::symlink_metadata(parent).ok()).map(|parent| parent.uid());
+    let own = rustix::process::geteuid().as_raw();
+    match owner {
+        Some(owner) if owner != own && owner != 0 => {
+            let message = format!("{} is of another user; name it with --socket if that is right", socket.display());
+            Err(failure(message))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -49,6 +49,15 @@ pub struct Desk {
     pub address: SocketAddr,
 }
 
+/// Who reads a page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// Over the socket.
+    Owner,
+    /// Over TCP: what is dear to find out is left out.
+    Anybody,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OneUpstream {
@@ -79,7 +88,7 @@ struct Filter {
 impl Desk {
     /// What the owner of the socket asked for.
     pub fn answer(&self, request: &mut Request<'_>) -> Answer {
-        if let Some(page) = self.page(request) {
+        if let Some(page) = self.page(request, Reader::Owner) {
             return page;
         }
         let path = request.path.clone();
@@ -114,7 +123,7 @@ impl Desk {
     }
 
     /// A page that only reads; `None`: it is no such page.
-    pub fn page(&self, request: &Request<'_>) -> Option<Answer> {
+    pub fn page(&self, request: &Request<'_>, reader: Reader) -> Option<Answer> {
         if !matches!(request.method, Method::Get | Method::Head) {
             return None;
         }
@@ -127,7 +136,7 @@ impl Desk {
             },
             "/metrics" => Answer::Page(exposition::CONTENT_TYPE, worker::metrics_page(&self.shared, &view)),
             "/status" => Answer::Json(200, self.status()),
-            "/upstreams" => match upstreams::list(&self.shared) {
+            "/upstreams" => match upstreams::list(&self.shared, reader == Reader::Owner) {
                 Ok(found) => Answer::Json(200, found),
                 Err(answer) => answer,
             },
@@ -256,8 +265,12 @@ impl Desk {
     }
 
     fn drain(&self) -> Result<Value, Answer> {
-        tracing::warn!("an administrator asked for a drain");
         let limit = self.shared.view.load().plan.timeouts.shutdown;
+        // Twice would cut what still runs, as two signals do.
+        if self.shared.draining.load(Relaxed) {
+            return Err(Answer::error(409, "it drains already; a second SIGTERM would cut what still runs"));
+        }
+        tracing::warn!("an administrator asked for a drain");
         match self.signals.try_send(SIGTERM) {
             Ok(()) => Ok(json!({ "draining": true, "at_most_seconds": limit.as_secs_f64() })),
             Err(_) => Err(Answer::error(503, "a signal is being handled; ask again")),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::desk::Reader;
 use super::http::{self, Answer, Stream};
 use super::{CONNECTIONS_MAX, Desk};
 use crate::config::plan::{AdminPlan, SocketPlan};
@@ -76,7 +77,7 @@ pub fn start(plan: &AdminPlan, desk: &Arc<Desk>) -> anyhow::Result<Listening> {
                         if request.has_origin || (loopback && !is_loopback(&request.host)) {
                             return Answer::error(403, "asked by a web page, or for another host");
                         }
-                        desk.page(request).unwrap_or_else(|| Answer::error(404, "no such page"))
+                        desk.page(request, Reader::Anybody).unwrap_or_else(|| Answer::error(404, "no such page"))
                     })
                 },
             );
@@ -171,7 +172,7 @@ fn make_directory(path: &Path, is_named: bool) -> anyhow::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).with_context(|| parent.display().to_string())?;
     let found = fs::symlink_metadata(parent)?;
     let is_ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
-    anyhow::ensure!(is_ours && found.permissions().mode() & 0o022 == 0, "others may write to {}", parent.display());
+    anyhow::ensure!(is_ours && found.permissions().mode() & 0o002 == 0, "others may write to {}", parent.display());
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A thread accepts for each of the two, and each connection is served on a thread of its own, at most
-//! [`CONNECTIONS_MAX`] at a time. Nothing here runs on a worker, and no worker waits for it.
+//! `CONNECTIONS_MAX` at a time. Nothing here runs on a worker, and no worker waits for it.
 
 mod desk;
 mod http;

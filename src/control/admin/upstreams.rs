@@ -8,11 +8,14 @@ use crate::control::publisher::Trigger;
 use crate::table::breaker::State;
 use crate::worker::{Shared, Upstream, View};
 
+/// `counted`: with their sessions, which takes a look at all of them.
+///
 /// # Errors
 /// The sessions cannot be counted.
-pub fn list(shared: &Shared) -> Result<Value, Answer> {
+pub fn list(shared: &Shared, counted: bool) -> Result<Value, Answer> {
     let view = shared.view.load_full();
-    let counts = sessions::by_upstream(&shared.store).map_err(|error| Answer::error(500, error))?;
+    let counts = counted.then(|| sessions::by_upstream(&shared.store)).transpose();
+    let counts = counts.map_err(|error| Answer::error(500, error))?;
     let now = shared.now_ms();
     let one = |upstream: &Upstream| {
         let (plan, words) = (&upstream.plan, &upstream.words);
@@ -28,7 +31,7 @@ pub fn list(shared: &Shared) -> Result<Value, Answer> {
             "in_flight": words.in_flight(),
             "waiting": words.waiting(),
             "max_connections": plan.max_connections,
-            "sessions": counts.get(&*upstream.key).copied().unwrap_or(0),
+            "sessions": counts.as_ref().map(|counts| counts.get(&*upstream.key).copied().unwrap_or(0)),
         })
     };
     Ok(json!({ "upstreams": view.upstreams.iter().map(one).collect::<Vec<_>>() }))
