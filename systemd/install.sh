@@ -32,6 +32,7 @@ README.md $prefix/share/doc/README.md 644
 CHANGELOG.md $prefix/share/doc/CHANGELOG.md 644
 docs/OPERATIONS.md $prefix/share/doc/OPERATIONS.md 644
 docs/CONFIGURATION.md $prefix/share/doc/CONFIGURATION.md 644
+docs/ADMIN.md $prefix/share/doc/ADMIN.md 644
 systemd/shadowcat.service /etc/systemd/system/shadowcat.service 644
 systemd/shadowcat.socket /etc/systemd/system/shadowcat.socket 644
 systemd/shadowcat.sysusers /etc/sysusers.d/shadowcat.conf 644
