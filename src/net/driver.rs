@@ -84,6 +84,14 @@ where
     runtime.block_on(ready::attended(main(Driver::Epoll)))
 }
 
+/// Whether a worker could have such a ring.
+///
+/// # Errors
+/// What refused it.
+pub fn try_ring(driver: Driver) -> io::Result<()> {
+    ring(driver).build().map(drop)
+}
+
 fn ring(driver: Driver) -> RuntimeBuilder<monoio::time::TimeDriver<IoUringDriver>> {
     let mut flags = io_uring::IoUring::builder();
     match driver {

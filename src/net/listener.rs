@@ -1,4 +1,4 @@
-//! Listening sockets: one a worker on the same address (SO_REUSEPORT).
+//! Listening sockets: one a worker on the same address (SO_REUSEPORT), or one that was passed and that all workers share.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream};
@@ -10,7 +10,7 @@ use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that wait to be accepted, a socket; the kernel caps it at net.core.somaxconn.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// `count` listeners on one address.
 ///
@@ -30,6 +30,70 @@ pub fn bind(address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<St
         })
         .collect::<io::Result<_>>()?;
     Ok((address, listeners))
+}
+
+/// A socket that whoever started us opened.
+#[derive(Debug)]
+pub struct Passed {
+    pub socket: Socket,
+    /// Its descriptor, for messages.
+    pub number: i32,
+    /// What the one who passed it calls it.
+    pub name: String,
+}
+
+/// What was passed is not what the configuration asks for.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unfit(String);
+
+/// `count` listeners that share the queue of the one socket that was passed.
+///
+/// # Errors
+/// There are several, it is no TCP socket that listens, or it listens elsewhere than on `address`.
+pub fn adopt(passed: Vec<Passed>, address: SocketAddr, count: usize) -> Result<(SocketAddr, Vec<StdListener>), Unfit> {
+    let [one] = <[Passed; 1]>::try_from(passed).map_err(|passed| {
+        let names: Vec<String> = passed.iter().map(Passed::to_string).collect();
+        Unfit(format!("{} sockets were passed, and one is of use: {}", passed.len(), names.join(", ")))
+    })?;
+    let found = one.listens_on()?;
+    if !covers(found, one.socket.only_v6().unwrap_or(false), address) {
+        let text = format!("{one} listens on {found}, and proxy.bind is {address}; make them the same");
+        return Err(Unfit(text));
+    }
+    let copies = || {
+        prepare(&one.socket)?;
+        (0..count).map(|_| one.socket.try_clone().map(StdListener::from)).collect::<io::Result<_>>()
+    };
+    let listeners = copies().map_err(|error| Unfit(format!("{one}: {error}")))?;
+    Ok((found, listeners))
+}
+
+impl Passed {
+    fn listens_on(&self) -> Result<SocketAddr, Unfit> {
+        let address = self.socket.local_addr().ok().and_then(|address| address.as_socket());
+        let listens = self.socket.is_listener().unwrap_or(false);
+        let is_stream = self.socket.r#type().is_ok_and(|kind| kind == Type::STREAM);
+        address.filter(|_| listens && is_stream).ok_or_else(|| {
+            Unfit(format!(
+                "{self} is no TCP socket that listens: a socket unit needs ListenStream=ADDRESS:PORT and Accept=no"
+            ))
+        })
+    }
+}
+
+impl std::fmt::Display for Passed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the passed socket {} ({})", self.number, self.name)
+    }
+}
+
+/// Whether a socket on `found` hears all that is sent to `wanted`.
+fn covers(found: SocketAddr, only_v6: bool, wanted: SocketAddr) -> bool {
+    let everywhere = found.ip().is_unspecified() && wanted.ip().is_unspecified();
+    // `[::]` hears IPv4 as well, unless it was told not to.
+    let address = found.ip() == wanted.ip() || (everywhere && found.is_ipv6() && !only_v6);
+    address && (found.port() == wanted.port() || wanted.port() == 0)
 }
 
 /// A ring that was killed gives its sockets back a moment after its process is gone; a server that starts again at once
@@ -53,11 +117,18 @@ fn bind_probe(address: SocketAddr) -> io::Result<Socket> {
 fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
+    prepare(&socket)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
     Ok(socket)
+}
+
+/// What connections inherit: the kernel asks a silent client whether it is still there (net.ipv4.tcp_keepalive_time), since
+/// one that lost its power ends no event stream.
+fn prepare(socket: &Socket) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    socket.set_keepalive(true)
 }
 
 /// A listener of this worker.
@@ -92,5 +163,26 @@ impl Listener {
         let stream = TcpStream::from(fd);
         stream.set_nodelay(true)?;
         Ok(Some((stream, peer)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passed_socket_hears_what_the_configuration_names() {
+        let covers =
+            |found: &str, only_v6, wanted: &str| covers(found.parse().unwrap(), only_v6, wanted.parse().unwrap());
+        for same in ["127.0.0.1:80", "[::1]:80", "0.0.0.0:80", "[::]:80"] {
+            assert!(covers(same, true, same), "{same}");
+        }
+        assert!(covers("127.0.0.1:4000", false, "127.0.0.1:0"));
+        assert!(covers("[::]:80", false, "0.0.0.0:80"));
+        assert!(!covers("[::]:80", true, "0.0.0.0:80"));
+        assert!(!covers("0.0.0.0:80", false, "[::]:80"));
+        assert!(!covers("0.0.0.0:80", false, "127.0.0.1:80"));
+        assert!(!covers("127.0.0.1:80", false, "0.0.0.0:80"));
+        assert!(!covers("127.0.0.1:80", false, "127.0.0.1:81"));
     }
 }

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use monoio_rustls::TlsConnector;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::{Stream, pem};
 use crate::config::plan::UpstreamTls;
@@ -42,6 +43,21 @@ impl Connector {
             }
         };
         Ok(Connector { config: Arc::new(config), name })
+    }
+
+    /// A handshake and no more, on a thread that may block.
+    ///
+    /// # Errors
+    /// Whom it speaks to is not who it must be; no step of it takes longer than `limit`.
+    pub fn try_handshake(&self, mut stream: std::net::TcpStream, limit: Duration) -> io::Result<()> {
+        stream.set_read_timeout(Some(limit))?;
+        stream.set_write_timeout(Some(limit))?;
+        let connection = ClientConnection::new(self.config.clone(), self.name.clone());
+        let mut connection = connection.map_err(io::Error::other)?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut stream)?;
+        }
+        Ok(())
     }
 
     /// The handshake over a fresh connection.

@@ -4,5 +4,7 @@ pub mod cells;
 pub mod checks;
 pub mod exposition;
 pub mod histogram;
+mod log_filter;
 
 pub use cells::{Count, Fault, Registry, Series, UpstreamCells, WorkerCells};
+pub use log_filter::LogFilter;

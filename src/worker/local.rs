@@ -1,11 +1,9 @@
 //! What the proxy answers itself: liveness, readiness, metrics.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::connection::Client;
 use super::guard::Request;
 use super::upstream::LocalView;
-use super::{Worker, auth, outbound};
+use super::{Shared, View, Worker, auth, outbound};
 use crate::net::{Buffer, within};
 use crate::telemetry::exposition::{self, Rates, Sessions};
 use crate::wire::http1::encode;
@@ -22,6 +20,7 @@ pub enum Page {
     ResourceMetadata,
     PanicConnection,
     PanicWorker,
+    HangWorker,
 }
 
 pub fn find(worker: &Worker, view: &LocalView, request: &Request<'_>) -> Option<Page> {
@@ -32,6 +31,7 @@ pub fn find(worker: &Worker, view: &LocalView, request: &Request<'_>) -> Option<
         b"/metrics" => Some(Page::Metrics),
         b"/__fault/panic-connection" if worker.shared.faults => Some(Page::PanicConnection),
         b"/__fault/panic-worker" if worker.shared.faults => Some(Page::PanicWorker),
+        b"/__fault/hang-worker" if worker.shared.faults => Some(Page::HangWorker),
         _ => None,
     }
 }
@@ -67,31 +67,15 @@ fn render(
     const JSON: &str = "application/json";
     match page {
         Page::Health => (200, JSON, br#"{"status":"ok"}"#.to_vec()),
-        Page::Ready => match unreadiness(worker, view) {
+        Page::Ready => match worker.shared.unreadiness(&view.view) {
             None => (200, JSON, br#"{"status":"ready"}"#.to_vec()),
             Some(why) => (503, JSON, format!(r#"{{"status":"not ready","reason":"{why}"}}"#).into_bytes()),
         },
-        Page::Metrics => {
-            let stats = worker.shared.store.stats();
-            let sessions = Sessions {
-                active: stats.active,
-                total: stats.created_total,
-                adopted: stats.adopted_total,
-                expired: stats.expired_total,
-                commits: stats.commits_total,
-                commit_failures: stats.commit_failures_total,
-                touches_dropped: stats.touches_dropped_total,
-                used_bytes: stats.used_bytes,
-            };
-            let series = worker.shared.registry.series();
-            let durations = &worker.shared.session_durations;
-            let rates = Rates {
-                exceeded: view.view.limits.exceeded(),
-                remaining: view.view.limits.remaining(&view.view.rules, worker.shared.started),
-            };
-            let page = exposition::render(&series, &sessions, &rates, durations, worker.shared.started.elapsed());
-            (200, exposition::CONTENT_TYPE, page)
+        // Not passed on to an upstream that has a page of that name: who moved ours did not mean that.
+        Page::Metrics if view.view.plan.admin.bind.is_some() => {
+            (404, JSON, br#"{"error":"metrics are at admin.bind"}"#.to_vec())
         }
+        Page::Metrics => (200, exposition::CONTENT_TYPE, metrics_page(&worker.shared, &view.view)),
         Page::ResourceMetadata => match (&view.view.plan.auth, &view.view.keys) {
             (Some(plan), Some(keys)) => {
                 let path = &request.path_text()[auth::METADATA_PATH.len()..];
@@ -104,22 +88,32 @@ fn render(
             worker.shared.tell(worker.index, super::Command::Die);
             (202, JSON, b"{}".to_vec())
         }
+        Page::HangWorker => loop {
+            std::thread::park();
+        },
     }
+}
+
+/// The text of `/metrics`.
+pub fn metrics_page(shared: &Shared, view: &View) -> Vec<u8> {
+    let stats = shared.store.stats();
+    let sessions = Sessions {
+        active: stats.active,
+        total: stats.created_total,
+        adopted: stats.adopted_total,
+        expired: stats.expired_total,
+        commits: stats.commits_total,
+        commit_failures: stats.commit_failures_total,
+        touches_dropped: stats.touches_dropped_total,
+        used_bytes: stats.used_bytes,
+    };
+    let rates =
+        Rates { exceeded: view.limits.exceeded(), remaining: view.limits.remaining(&view.rules, shared.started) };
+    let (series, elapsed) = (shared.registry.series(), shared.started.elapsed());
+    exposition::render(&series, &sessions, &rates, &shared.session_durations, elapsed)
 }
 
 /// The well-known path, also with a resource's own path behind it (RFC 9728 section 3.1).
 fn is_metadata(path: &[u8]) -> bool {
     path.strip_prefix(auth::METADATA_PATH.as_bytes()).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
-}
-
-fn unreadiness(worker: &Worker, view: &LocalView) -> Option<&'static str> {
-    if worker.shared.draining.load(Relaxed) {
-        return Some("shutting down");
-    }
-    if view.view.upstreams.is_empty() {
-        return Some("no upstream is configured");
-    }
-    let now = worker.now_ms();
-    let open = |upstream: &super::Upstream| upstream.words.is_open(now) && upstream.address.is_some();
-    (!view.view.upstreams.iter().any(open)).then_some("no upstream is reachable")
 }

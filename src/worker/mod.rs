@@ -54,6 +54,7 @@ use crate::wire::http1::head::{HeadLimits, RequestHead, ResponseHead};
 use crate::wire::json::Peek;
 pub use auth::Gate;
 pub use limit::{RateLimits, Rules};
+pub use local::metrics_page;
 pub use shared::{Command, Shared, Upstream, View};
 
 /// How often a worker looks after idle connections, open streams and its heartbeat.
@@ -143,6 +144,7 @@ pub async fn run(
         match command {
             Command::Adopt(stream, peer) => connection::start(&worker, stream, peer),
             Command::Drain => break,
+            Command::EndStreams(session) => worker.sessions.end_streams(&session),
             Command::Die => panic!("asked to die by a fault test"),
         }
     }

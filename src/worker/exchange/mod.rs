@@ -22,7 +22,6 @@ use super::relay::{self, Answer, Upload, Watch};
 use super::session::{self, Birth, OpenStream, Session};
 use super::upstream::{Lease, LocalView};
 use super::{Phase, Scratch, Worker, local, login};
-use crate::base::SessionId;
 use crate::config::plan::Plan;
 use crate::identity::{Credential, CredentialMissing};
 use crate::net::{Buffer, Stream};
@@ -289,7 +288,7 @@ async fn finish(
     let is_stream = is_event_stream(answer, bytes.bytes());
     let settled = settle_session(exchange, lease, session, &mut reserved, answer, bytes.bytes(), initialize).await;
     let shown = settled.map_err(blame)?;
-    let begun: Rc<Cell<Option<SessionId>>> = Rc::default();
+    let begun: Rc<Cell<Option<OpenStream>>> = Rc::default();
     let inspect = inspection(exchange, lease, session, reserved, is_stream, answer.status, &begun);
 
     let keep = request.keep_alive() && !upload.is_running() && !worker.is_draining();
@@ -309,9 +308,9 @@ async fn finish(
     let parts = Answer { bytes, head_len: answer.len, decoder, delivery, is_stream };
     let relayed =
         relay::answer(exchange, lease, out, parts, &mut standing.answered, inspect, &mut upload, &mut watch).await;
-    if let Some(id) = begun.take() {
+    if let Some(stream) = begun.take() {
         // A 2024-11-05 session lives as long as its stream.
-        session::end(worker, id).await?;
+        session::end(worker, stream.id()).await?;
     }
     let clean = relayed.map_err(blame)?;
     if !is_stream {
@@ -383,7 +382,7 @@ fn inspection(
     reserved: Option<Reservation>,
     is_stream: bool,
     status: u16,
-    begun: &Rc<Cell<Option<SessionId>>>,
+    begun: &Rc<Cell<Option<OpenStream>>>,
 ) -> Inspect {
     let modern = exchange.era() == Era::Modern;
     if is_stream && status == 200 && exchange.request.method() == Method::Get && session.is_none() {
@@ -421,7 +420,9 @@ impl<'a> Streaming<'a> {
         if exchange.envelope.endless {
             exchange.client.enter(Phase::Streaming(lease.stream.fd()));
         }
-        let session = session.map(|session| session::open_stream(exchange.worker, session.id));
+        let client = exchange.client.stream.fd();
+        let open = |session: &Session| session::open_stream(exchange.worker, session.id, client, session.epoch());
+        let session = session.map(open);
         Streaming { exchange, _session: session }
     }
 }
