@@ -47,6 +47,7 @@ pub fn run() -> Result<ExitCode, Failure> {
         Some(Command::Reverse(args)) => serve::run(&args),
         Some(Command::Gateway(args)) => serve::run(&args),
         Some(Command::Config(command)) => config::run(&command),
+        Some(Command::Metrics) => print::print(&crate::telemetry::families::reference()),
         Some(Command::Auth(command)) => auth::run(&command),
         Some(Command::Admin(args)) => admin::run(&args),
         Some(Command::Health(args)) => health::run(&args),

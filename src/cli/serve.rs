@@ -15,7 +15,6 @@ use crate::control::{self, Outcome, ServiceManager, Source, Start};
 use crate::net::listener::Unfit;
 use crate::store::{self, OpenError, Store};
 use crate::telemetry::LogFilter;
-use crate::telemetry::histogram::Histogram;
 use crate::{config, demo};
 
 /// Address in use (`EX_UNAVAILABLE` of sysexits).
@@ -46,12 +45,11 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
     let files = loaded.layers.file.iter().chain(&sources.auth_config).cloned().collect();
     let source = Source { log, read: Box::new(move || read_again(&sources)), files };
     let started = Instant::now();
-    let durations: Arc<Histogram> = Arc::default();
     manager.starting("opening the session store", STORE_CHECK_TIME);
-    let store = open_store(&plan, &durations, started)?;
+    let store = open_store(&plan, started)?;
     let listening = |address: SocketAddr| announce(address, &plan, demo.is_some());
     let faults = cfg!(debug_assertions) && std::env::var_os("SHADOWCAT_FAULTS").is_some();
-    let start = Start { plan: plan.clone(), source, store, durations, started, faults, manager, passed };
+    let start = Start { plan: plan.clone(), source, store, started, faults, manager, passed };
     match control::serve(start, listening) {
         Ok(Outcome::Drained) => Ok(ExitCode::SUCCESS),
         Ok(Outcome::CutShort) => Ok(ExitCode::from(1)),
@@ -116,14 +114,11 @@ pub fn store_options(plan: &Plan) -> store::Options {
     }
 }
 
-fn open_store(plan: &Plan, durations: &Arc<Histogram>, started: Instant) -> Result<Store, Failure> {
-    let store = Store::open(store_options(plan)).map_err(|error| {
+fn open_store(plan: &Plan, started: Instant) -> Result<Store, Failure> {
+    Store::open(store::Options { started, ..store_options(plan) }).map_err(|error| {
         let code = if matches!(error, OpenError::InUse { .. }) { EXIT_UNAVAILABLE } else { 1 };
         Failure { code, message: error.to_string() }
-    })?;
-    let durations = durations.clone();
-    store.set_on_end(Box::new(move |life| durations.record(life, started.elapsed())));
-    Ok(store)
+    })
 }
 
 /// Logs go where the plan says; without colour where nobody sees it.

@@ -9,6 +9,7 @@ mod health;
 mod introspect;
 pub mod keys;
 pub mod login;
+pub mod metrics;
 pub mod publish;
 pub mod publisher;
 pub mod resolve;

@@ -16,6 +16,7 @@ use signal_hook::iterator::Signals;
 use super::admin::{self, Desk};
 use super::beats::Beats;
 use super::health;
+use super::metrics;
 use super::publish;
 use super::publisher::{self, Source, Trigger};
 use super::service_manager::ServiceManager;
@@ -26,7 +27,6 @@ use crate::net::{acceptor, driver, listener};
 use crate::store::{self, Store};
 use crate::table::Affinity;
 use crate::telemetry::Registry;
-use crate::telemetry::histogram::Histogram;
 use crate::worker::{self, Command, Shared};
 
 /// Pause before a worker that died is started anew, so that one that dies at once does not spin.
@@ -63,7 +63,6 @@ pub struct Start {
     /// Where later plans come from.
     pub source: Source,
     pub store: Store,
-    pub durations: Arc<Histogram>,
     pub started: Instant,
     /// Fault paths answer.
     pub faults: bool,
@@ -78,7 +77,7 @@ pub struct Start {
 /// The address is in use or cannot be bound (`io::Error` with its kind), a passed socket is unfit (`listener::Unfit`), TLS
 /// settings, a driver that cannot be had.
 pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result<Outcome> {
-    let Start { plan, source, store, durations, started, faults, manager, passed } = start;
+    let Start { plan, source, store, started, faults, manager, passed } = start;
     let descriptors_allow = raise_descriptor_limit(&plan);
     let (address, listeners) = match passed.is_empty() {
         true => listener::bind(plan.bind, plan.workers).map_err(|error| cannot_bind(plan.bind.to_string(), error))?,
@@ -87,6 +86,7 @@ pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result
     let tls = plan.tls.as_ref().map(acceptor::settings).transpose().map_err(anyhow::Error::msg)?;
     let view = publish::first_view(plan.clone()).map_err(anyhow::Error::msg)?;
     let registry: Arc<Registry> = Arc::default();
+    let (scrapes, asked) = metrics::queue();
     let shared = Arc::new(Shared {
         view: ArcSwap::from_pointee(view),
         store: store.clone(),
@@ -98,7 +98,7 @@ pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result
         handshakes: AtomicUsize::new(0),
         descriptors_allow,
         inboxes: (0..plan.workers).map(|_| Mutex::new(None)).collect(),
-        session_durations: durations,
+        scrapes,
         started,
         started_ms: store::coarse_ms(),
         draining: AtomicBool::new(false),
@@ -107,6 +107,7 @@ pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result
     let (events, inbox) = unbounded();
     // Before anybody hears that we listen: whoever does may tell us to stop at once.
     let (signal, signals) = signals()?;
+    metrics::start(shared.clone(), asked)?;
     let health = health::start(shared.clone())?;
     let log = source.log.clone();
     let publisher = publisher::start(shared.clone(), source, health, manager.clone())?;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustls::ServerConfig;
 
 use super::refusal::Refusal;
-use super::{Flags, Phase, Scratch, Worker, auth, exchange, refusal};
+use super::{Flags, Phase, Scratch, Worker, account, auth, exchange, refusal};
 use crate::config::plan::Plan;
 use crate::net::{self, Buffer, Stream, within};
 use crate::wire::http1::head;
@@ -349,7 +349,8 @@ async fn serve_requests(worker: &Rc<Worker>, client: &Client, scratch: &mut Scra
             match next_head(client, &view.view.plan, &mut input, scratch).await {
                 Next::Request => {}
                 Next::Refused(refusal) => {
-                    Box::pin(refusal::answer(worker, client, &refusal, None, false)).await;
+                    let bytes = Box::pin(refusal::answer(worker, client, &refusal, None, false)).await;
+                    account::never_begun(worker, &view, client, &refusal, bytes);
                     Box::pin(linger(client, input)).await;
                     return false;
                 }

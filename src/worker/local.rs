@@ -1,14 +1,25 @@
-//! What the proxy answers itself: liveness, readiness, metrics.
+//! What the proxy answers itself: liveness, readiness; metrics, whose text control makes.
+
+use std::time::Duration;
+
+use futures_channel::oneshot;
 
 use super::connection::Client;
 use super::guard::Request;
+use super::shared::Page as Text;
 use super::upstream::LocalView;
-use super::{Shared, View, Worker, auth, outbound};
+use super::{Worker, auth, outbound};
 use crate::net::{Buffer, within};
-use crate::telemetry::exposition::{self, Rates, Sessions};
+use crate::telemetry::account::Account;
+use crate::telemetry::{Loss, exposition};
 use crate::wire::http1::encode;
 use crate::wire::http1::framing::BodyLength;
 use crate::wire::http1::head::Method;
+
+/// How long a page of metrics may take.
+const METRICS_PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes that are written at a time, so that a long page keeps nobody waiting.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// A path that is ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,35 +48,55 @@ pub fn find(worker: &Worker, view: &LocalView, request: &Request<'_>) -> Option<
 }
 
 /// Answer it; whether the connection may go on.
-pub async fn answer(worker: &Worker, view: &LocalView, client: &Client, request: &Request<'_>, page: Page) -> bool {
-    let keep = request.keep_alive() && request.body() == BodyLength::Empty;
-    let mut out = Buffer::from_vec(Vec::with_capacity(4096));
-    if !matches!(request.method(), Method::Get | Method::Head) {
-        outbound::own_head(out.vec(), 405, "text/plain", 0, keep, |out| encode::field(out, b"Allow", b"GET, HEAD"));
-    } else {
-        let (status, kind, body) = render(worker, view, client, request, page);
-        outbound::own_head(out.vec(), status, kind, body.len(), keep, |out| {
-            encode::field(out, b"Cache-Control", b"no-store");
-        });
-        if request.method() == Method::Get {
-            out.vec().extend_from_slice(&body);
-        }
-    }
-    let (Ok((Ok(()), _)),) = (within(view.view.plan.timeouts.write, client.stream.write_all(out)).await,) else {
-        return false;
-    };
-    keep
-}
-
-fn render(
+pub async fn answer(
     worker: &Worker,
     view: &LocalView,
     client: &Client,
     request: &Request<'_>,
     page: Page,
-) -> (u16, &'static str, Vec<u8>) {
+    account: &Account,
+) -> bool {
+    let keep = request.keep_alive() && request.body() == BodyLength::Empty;
+    let mut out = Buffer::from_vec(Vec::with_capacity(4096));
+    let mut text = Text::default();
+    if !matches!(request.method(), Method::Get | Method::Head) {
+        account.status.set(405);
+        outbound::own_head(out.vec(), 405, "text/plain", 0, keep, |out| encode::field(out, b"Allow", b"GET, HEAD"));
+    } else {
+        let (status, kind, body) = render(worker, view, client, request, page).await;
+        account.status.set(status);
+        outbound::own_head(out.vec(), status, kind, body.len(), keep, |out| {
+            encode::field(out, b"Cache-Control", b"no-store");
+        });
+        if request.method() == Method::Get {
+            text = body;
+        }
+    }
+    let mut rest = &text[..];
+    loop {
+        let (piece, later) = rest.split_at(rest.len().min(PIECE_BYTES));
+        out.vec().extend_from_slice(piece);
+        account.sent_client(out.len());
+        let written = within(view.view.plan.timeouts.write, client.stream.write_all(out)).await;
+        if !matches!(written, Ok((Ok(()), _))) {
+            return false;
+        }
+        if later.is_empty() {
+            return keep;
+        }
+        (rest, out) = (later, Buffer::streaming(PIECE_BYTES));
+    }
+}
+
+async fn render(
+    worker: &Worker,
+    view: &LocalView,
+    client: &Client,
+    request: &Request<'_>,
+    page: Page,
+) -> (u16, &'static str, Text) {
     const JSON: &str = "application/json";
-    match page {
+    let (status, kind, text) = match page {
         Page::Health => (200, JSON, br#"{"status":"ok"}"#.to_vec()),
         Page::Ready => match worker.shared.unreadiness(&view.view) {
             None => (200, JSON, br#"{"status":"ready"}"#.to_vec()),
@@ -75,7 +106,10 @@ fn render(
         Page::Metrics if view.view.plan.admin.bind.is_some() => {
             (404, JSON, br#"{"error":"metrics are at admin.bind"}"#.to_vec())
         }
-        Page::Metrics => (200, exposition::CONTENT_TYPE, metrics_page(&worker.shared, &view.view)),
+        Page::Metrics => match metrics(worker).await {
+            Some(text) => return (200, exposition::CONTENT_TYPE, text),
+            None => (503, "text/plain", b"too many ask for metrics at once\n".to_vec()),
+        },
         Page::ResourceMetadata => match (&view.view.plan.auth, &view.view.keys) {
             (Some(plan), Some(keys)) => {
                 let path = &request.path_text()[auth::METADATA_PATH.len()..];
@@ -91,26 +125,18 @@ fn render(
         Page::HangWorker => loop {
             std::thread::park();
         },
-    }
+    };
+    (status, kind, Text::new(text))
 }
 
-/// The text of `/metrics`.
-pub fn metrics_page(shared: &Shared, view: &View) -> Vec<u8> {
-    let stats = shared.store.stats();
-    let sessions = Sessions {
-        active: stats.active,
-        total: stats.created_total,
-        adopted: stats.adopted_total,
-        expired: stats.expired_total,
-        commits: stats.commits_total,
-        commit_failures: stats.commit_failures_total,
-        touches_dropped: stats.touches_dropped_total,
-        used_bytes: stats.used_bytes,
-    };
-    let rates =
-        Rates { exceeded: view.limits.exceeded(), remaining: view.limits.remaining(&view.rules, shared.started) };
-    let (series, elapsed) = (shared.registry.series(), shared.started.elapsed());
-    exposition::render(&series, &sessions, &rates, &shared.session_durations, elapsed)
+/// Ask control, which makes it beside the workers.
+async fn metrics(worker: &Worker) -> Option<Text> {
+    let (ask, asked) = oneshot::channel();
+    if worker.shared.scrapes.try_send(ask).is_err() {
+        worker.shared.registry.lost(Loss::Scrapes);
+        return None;
+    }
+    within(METRICS_PATIENCE, asked).await.ok()?.ok()
 }
 
 /// The well-known path, also with a resource's own path behind it (RFC 9728 section 3.1).

@@ -17,9 +17,11 @@
 //!   outbound    the heads that leave, rebuilt
 //!   relay       bodies both ways: backpressure, event streams, cancellation
 //! refusal     every stage's error -> status, JSON-RPC code, metric reason
+//! account     what a request came to, told once when it ends
 //! ```
 
 mod accept;
+mod account;
 mod auth;
 mod connection;
 mod cookies;
@@ -49,13 +51,13 @@ use futures_channel::mpsc::UnboundedReceiver;
 
 use crate::net::driver::Driver;
 use crate::net::{self, Buffer, stream};
-use crate::telemetry::WorkerCells;
+use crate::telemetry::tally::Mirror;
+use crate::telemetry::{CallCells, WorkerCells};
 use crate::wire::http1::head::{HeadLimits, RequestHead, ResponseHead};
 use crate::wire::json::Peek;
 pub use auth::Gate;
 pub use limit::{RateLimits, Rules};
-pub use local::metrics_page;
-pub use shared::{Command, Shared, Upstream, View};
+pub use shared::{Command, Page, Shared, Upstream, View};
 
 /// How often a worker looks after idle connections, open streams and its heartbeat.
 const HOUSEKEEPING: Duration = Duration::from_millis(1000 / TICKS_A_SECOND);
@@ -76,6 +78,8 @@ pub struct Worker {
     told: limit::Told,
     retry_budget: upstream::RetryBudget,
     remembered: auth::Remembered,
+    /// The tools that metrics name.
+    tools: RefCell<Mirror<CallCells>>,
     #[expect(clippy::vec_box, reason = "connections take and give the boxes, which keeps their futures small")]
     scratch: RefCell<Vec<Box<Scratch>>>,
     connections: RefCell<HashMap<u64, Rc<Flags>>>,
@@ -134,7 +138,8 @@ pub async fn run(
     mut inbox: UnboundedReceiver<Command>,
     ready: impl FnOnce(),
 ) {
-    shared.registry.runs_on(index, driver.name(), driver.flags());
+    let thread = rustix::thread::gettid().as_raw_nonzero().get();
+    shared.registry.runs_on(index, driver.name(), driver.flags(), thread.unsigned_abs().into());
     let worker = Rc::new(Worker::new(index, shared));
     let _mourner = Mourner(worker.clone());
     let accepting = accept::start(&worker, listener);
@@ -190,6 +195,7 @@ impl Worker {
             told: limit::Told::default(),
             retry_budget: upstream::RetryBudget::default(),
             remembered: auth::Remembered::default(),
+            tools: RefCell::default(),
             scratch: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(0),

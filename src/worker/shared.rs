@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_channel::mpsc::UnboundedSender;
+use futures_channel::oneshot;
 use rustls::ServerConfig;
 
 use super::auth::Gate;
@@ -18,7 +19,6 @@ use crate::identity::Keys;
 use crate::net::tls::Connector;
 use crate::store::{Store, coarse_ms};
 use crate::table::{Affinity, Balancer, Endpoint, Trip};
-use crate::telemetry::histogram::Histogram;
 use crate::telemetry::{Registry, WorkerCells};
 
 /// The configuration as workers use it, built whole by control and swapped whole.
@@ -69,6 +69,9 @@ impl View {
     }
 }
 
+/// The text of `/metrics`.
+pub type Page = Arc<Vec<u8>>;
+
 /// What control and other workers tell a worker.
 pub enum Command {
     /// A connection that another worker accepted and has too many of.
@@ -99,8 +102,8 @@ pub struct Shared {
     /// service from nobody else.
     pub descriptors_allow: usize,
     pub inboxes: Vec<Mutex<Option<UnboundedSender<Command>>>>,
-    /// Lives of ended sessions; written by the store's writer thread.
-    pub session_durations: Arc<Histogram>,
+    /// Asks control for a page of metrics.
+    pub scrapes: crossbeam::channel::Sender<oneshot::Sender<Page>>,
     pub started: Instant,
     /// The same on the clock of [`coarse_ms`], milliseconds.
     pub started_ms: u64,

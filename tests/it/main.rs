@@ -21,6 +21,7 @@ mod legacy_sse;
 mod limits;
 mod login;
 mod mcp;
+mod metrics;
 mod mtls;
 mod pool;
 mod power;

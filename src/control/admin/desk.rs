@@ -29,12 +29,13 @@ use super::http::{Answer, Request};
 use super::{sessions, upstreams};
 use crate::config;
 use crate::config::plan::StoreKind;
+use crate::control::metrics;
 use crate::control::publisher::Trigger;
 use crate::store::UpkeepError;
-use crate::telemetry::LogFilter;
-use crate::telemetry::exposition;
+use crate::telemetry::registry::WorkerEntry;
+use crate::telemetry::{LogFilter, exposition};
 use crate::wire::http1::head::Method;
-use crate::worker::{self, Command, Shared};
+use crate::worker::{Command, Shared};
 
 /// Pieces of a backup on its way.
 const PIECE: usize = 256 * 1024;
@@ -134,7 +135,7 @@ impl Desk {
                 None => Answer::Json(200, json!({ "status": "ready" })),
                 Some(reason) => Answer::Json(503, json!({ "status": "not ready", "reason": reason })),
             },
-            "/metrics" => Answer::Page(exposition::CONTENT_TYPE, worker::metrics_page(&self.shared, &view)),
+            "/metrics" => Answer::Page(exposition::CONTENT_TYPE, metrics::page(&self.shared)),
             "/status" => Answer::Json(200, self.status()),
             "/upstreams" => match upstreams::list(&self.shared, reader == Reader::Owner) {
                 Ok(found) => Answer::Json(200, found),
@@ -149,13 +150,14 @@ impl Desk {
         let view = shared.view.load_full();
         let (plan, stats) = (&view.plan, shared.store.stats());
         let reason = shared.unreadiness(&view);
-        let series = shared.registry.series();
-        let workers = series.workers.iter().enumerate().map(|(index, (cells, driver, flags))| {
-            json!({
-                "worker": index, "driver": driver, "flags": flags, "connections": cells.connections.value(),
-                "streams": cells.streams.value(), "requests_total": cells.requests.value(),
-            })
-        });
+        let registry = &shared.registry;
+        let workers =
+            registry.workers().into_iter().enumerate().map(|(index, WorkerEntry { cells, driver, flags })| {
+                json!({
+                    "worker": index, "driver": driver, "flags": flags, "connections": cells.connections.value(),
+                    "streams": cells.streams.value(), "requests_total": cells.requests.value(),
+                })
+            });
         let sum =
             |of: fn(&crate::telemetry::WorkerCells) -> u64| shared.workers.iter().map(|cells| of(cells)).sum::<u64>();
         let now = shared.now_ms();
@@ -183,9 +185,10 @@ impl Desk {
                 "commit_failures_total": stats.commit_failures_total,
             },
             "reloads": {
-                "taken": series.reloads.0, "refused": series.reloads.1, "last_was_taken": !series.reload_failed,
+                "taken": registry.reloads.load(Relaxed), "refused": registry.reloads_refused.load(Relaxed),
+                "last_was_taken": !registry.reload_failed.load(Relaxed),
             },
-            "worker_restarts_total": series.restarts,
+            "worker_restarts_total": registry.restarts.load(Relaxed),
             "log_level": self.log.now(),
             "workers": workers.collect::<Vec<_>>(),
         })

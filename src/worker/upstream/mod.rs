@@ -17,7 +17,7 @@ use super::refusal::Refusal;
 use super::shared::Upstream;
 use crate::net::{self, Buffer, Stream, within};
 use crate::table::{Epoch, InFlight, Pass, Trip};
-use crate::telemetry::{Fault, UpstreamCells};
+use crate::telemetry::{BreakerState, Fault, UpstreamCells};
 pub use choose::{RetryBudget, Wanted, lease};
 pub use pool::LocalView;
 use pool::{Idle, Local};
@@ -74,13 +74,13 @@ impl Lease {
         if upstream.words.has_refused() {
             upstream.words.connected(worker.now_ms());
         }
-        tell(worker, upstream, view.view.trip.as_ref(), self.epoch.take(), false);
+        tell(worker, upstream, &self.local.cells, view.view.trip.as_ref(), self.epoch.take(), false);
     }
 
     /// Upstream closed, was reset, or did not answer in time.
     pub fn failed(&self, worker: &Worker, view: &LocalView) {
         let upstream = &view.view.upstreams[self.index];
-        tell(worker, upstream, view.view.trip.as_ref(), self.epoch.take(), true);
+        tell(worker, upstream, &self.local.cells, view.view.trip.as_ref(), self.epoch.take(), true);
     }
 
     pub fn cells(&self) -> &UpstreamCells {
@@ -89,19 +89,33 @@ impl Lease {
 }
 
 /// A connection to this upstream, where `place` was taken.
-async fn open(worker: &Worker, view: &LocalView, index: usize, place: InFlight, fresh: bool) -> Result<Lease, Refusal> {
+async fn open(
+    worker: &Worker,
+    view: &LocalView,
+    index: usize,
+    place: InFlight,
+    wanted: Wanted<'_>,
+) -> Result<Lease, Refusal> {
     let upstream = &view.view.upstreams[index];
     let local = view.locals[index].clone();
-    let trip = view.view.trip.as_ref();
+    let (trip, fresh) = (view.view.trip.as_ref(), wanted.fresh);
     let epoch = match trip.map(|trip| upstream.words.allows(worker.now_ms(), trip)) {
         Some(Pass::Refused { retry_after_ms }) => return Err(Refusal::breaker_open(retry_after_ms)),
-        pass => Cell::new(pass.and_then(Pass::epoch)),
+        pass => {
+            if let Some(Pass::Probe(_)) = pass {
+                local.cells.breaker_is(BreakerState::HalfOpen);
+            }
+            Cell::new(pass.and_then(Pass::epoch))
+        }
     };
     if !fresh && let Some(Idle { stream, .. }) = local.take_idle(worker.now_ms()) {
         local.cells.reuses.add(1);
         return Ok(Lease { stream, index, reused: true, kept: Cell::new(None), local, epoch, _place: place });
     }
-    match Box::pin(within(view.view.plan.timeouts.connect, connect(upstream))).await {
+    let begun = Instant::now();
+    let connected = Box::pin(within(view.view.plan.timeouts.connect, connect(upstream))).await;
+    wanted.account.into_iter().for_each(|account| account.connecting.set(account.connecting.get() + begun.elapsed()));
+    match connected {
         Ok(Ok(stream)) => {
             upstream.words.connected(worker.now_ms());
             local.cells.connects.add(1);
@@ -113,24 +127,33 @@ async fn open(worker: &Worker, view: &LocalView, index: usize, place: InFlight, 
         }
         Ok(Err(error)) => {
             tracing::warn!(upstream = %upstream.key, %error, "cannot connect to upstream");
-            tell(worker, upstream, trip, epoch.get(), true);
+            tell(worker, upstream, &local.cells, trip, epoch.get(), true);
             Err(failed(worker, upstream, &local.cells, Fault::Connect))
         }
         Err(_) => {
             tracing::warn!(upstream = %upstream.key, "upstream does not accept in time");
-            tell(worker, upstream, trip, epoch.get(), true);
+            tell(worker, upstream, &local.cells, trip, epoch.get(), true);
             Err(failed(worker, upstream, &local.cells, Fault::Timeout))
         }
     }
 }
 
 /// Tell the upstream's breaker how a request ended.
-fn tell(worker: &Worker, upstream: &Upstream, trip: Option<&Trip>, epoch: Option<Epoch>, failed: bool) {
+fn tell(
+    worker: &Worker,
+    upstream: &Upstream,
+    cells: &UpstreamCells,
+    trip: Option<&Trip>,
+    epoch: Option<Epoch>,
+    failed: bool,
+) {
     let (Some(trip), Some(epoch)) = (trip, epoch) else { return };
     let now = worker.now_ms();
     if failed && upstream.words.failed(epoch, now, trip) {
+        cells.breaker_is(BreakerState::Open);
         tracing::warn!(upstream = %upstream.key, "too many requests failed: the breaker opens");
     } else if !failed && upstream.words.succeeded(epoch, now, trip) {
+        cells.breaker_is(BreakerState::Closed);
         tracing::info!(upstream = %upstream.key, "the breaker closes");
     }
 }
