@@ -67,7 +67,8 @@ fn the_unit_has_every_directive_of_the_guide() {
         ("MemoryLimit=512M", "MemoryMax=512M"),
         ("After=network.target", "After=network.target nss-lookup.target"),
     ];
-    let guide = read("tests/fixtures/guide/shadowcat.service") + &read("tests/fixtures/guide/limits.service");
+    let guide =
+        read("tests/fixtures/guide-deploy/shadowcat.service") + &read("tests/fixtures/guide-deploy/limits.service");
     let wanted = directives(&guide);
     assert!(wanted.len() > 20, "{wanted:?}");
     for line in wanted {
@@ -230,7 +231,7 @@ fn the_seccomp_profile_names_every_call_once() {
 #[test]
 fn the_compose_file_is_the_guides_and_valid() {
     output(tool("check-jsonschema").args(["--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]));
-    let guide = "tests/fixtures/guide/docker-compose.yml";
+    let guide = "tests/fixtures/guide-deploy/docker-compose.yml";
     // Compose calls it obsolete, and warns.
     output(tool("python").args(["tests/deploy/contains.py", guide, "docker-compose.yml", ".version"]));
 }
@@ -247,7 +248,7 @@ fn the_manifests_are_the_guides_and_valid() {
     }
     assert_eq!(kustomization.matches("  - shadowcat-").count(), names.len() - 1);
     for name in ["shadowcat-deployment.yaml", "shadowcat-service.yaml"] {
-        let (guide, ours) = (format!("tests/fixtures/guide/{name}"), format!("deploy/kubernetes/{name}"));
+        let (guide, ours) = (format!("tests/fixtures/guide-deploy/{name}"), format!("deploy/kubernetes/{name}"));
         output(tool("python").args(["tests/deploy/contains.py", &guide, &ours]));
     }
     let guide = toml::from_str::<toml::Table>(&read("tests/fixtures/guide/configmap.toml")).unwrap();
