@@ -56,5 +56,16 @@ fuzz TARGET SECONDS="600":
 loom:
     cargo test --manifest-path tests/loom/Cargo.toml
 
+# Install as a service of systemd (PREFIX and DESTDIR in the environment), and take it away again.
+install BINARY="target/release/shadowcat":
+    BINARY={{BINARY}} bash systemd/install.sh install
+
+uninstall:
+    bash systemd/install.sh uninstall
+
+# This machine against tuning/90-shadowcat.conf; changes nothing.
+check-machine *ARGS:
+    bash tuning/check.sh {{ARGS}}
+
 demo:
     cargo run --release -- reverse --demo

@@ -15,6 +15,8 @@ mod authorized;
 mod balancers;
 #[path = "peers/prometheus.rs"]
 mod prometheus;
+#[path = "peers/schema.rs"]
+mod schema;
 #[path = "support/wait.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod wait;

@@ -194,10 +194,14 @@ fn tests_wait_for_events_not_for_time() {
 
 #[test]
 fn nothing_names_the_machine_it_was_made_on() {
-    let mut paths = vec![root().join("README.md"), root().join("Cargo.toml"), root().join("justfile")];
-    for folder in ["src", "docs", "config", "bench", "fuzz", "tests", "examples", "systemd", "tuning", ".ci"] {
-        paths.extend(["rs", "md", "toml", "sh", "mjs", "py", "json", "run"].iter().flat_map(|e| files(folder, e)));
+    let top =
+        ["README.md", "CHANGELOG.md", "SECURITY.md", "Cargo.toml", "justfile", "Dockerfile", "docker-compose.yml"];
+    let mut paths: Vec<PathBuf> = top.iter().map(|name| root().join(name)).collect();
+    let endings = ["rs", "md", "toml", "sh", "mjs", "py", "json", "run", "yml", "yaml", "conf"];
+    for folder in ["src", "docs", "config", "bench", "fuzz", "tests", "examples", "tuning", "deploy", ".ci"] {
+        paths.extend(endings.iter().flat_map(|ending| files(folder, ending)));
     }
+    paths.extend(files("systemd", ""));
     let elsewhere = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/")];
     for path in paths {
         let text = fs::read_to_string(&path).unwrap_or_default();

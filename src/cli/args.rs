@@ -7,6 +7,9 @@ use std::sync::LazyLock;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 
+use super::admin::args::AdminArgs;
+use super::doctor::DoctorArgs;
+use super::health::HealthArgs;
 use crate::config::schema::{DRIVERS, WORKERS_MAX};
 use crate::config::{self, Sources};
 
@@ -40,6 +43,16 @@ pub enum Command {
     /// Prepare credentials for a configuration
     #[command(subcommand)]
     Auth(AuthCommand),
+    /// Ask a server that runs, or the sessions of one that does not
+    Admin(Box<AdminArgs>),
+    /// Ask a server how it is: the probe of a container
+    Health(Box<HealthArgs>),
+    /// Look at everything that a server needs, and say how to mend what is wrong
+    Doctor(Box<DoctorArgs>),
+    /// Print what a shell needs to complete commands
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page
+    Man,
     /// Run the built-in MCP server alone, for tests and load.
     Demo(DemoArgs),
     #[command(name = super::STORE_CHECK, hide = true)]
@@ -86,10 +99,10 @@ pub struct ServerArgs {
 #[derive(Clone, Debug, Default, Args)]
 pub struct MoreSettings {
     /// Authentication settings: the keys of [auth] (YAML)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     auth_config: Option<PathBuf>,
     /// Set any key of the configuration; repeat for more
-    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = key_and_value)]
+    #[arg(long, global = true, value_name = "SECTION.KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
 }
 
@@ -129,6 +142,8 @@ pub enum ConfigCommand {
     },
     /// Print a complete file, commented
     Default,
+    /// Print a JSON Schema for editors and checkers
+    Schema,
     /// Print the reference of all keys (Markdown)
     Reference,
 }

@@ -1,10 +1,10 @@
-//! `config check`, `config show`, `config default`, `config reference`.
+//! `config check`, `config show`, `config default`, `config schema`, `config reference`.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use super::Failure;
 use super::args::ConfigCommand;
+use super::print::print;
 use crate::config::{self, Loaded, PLACES};
 
 /// # Errors
@@ -14,6 +14,7 @@ pub fn run(command: &ConfigCommand) -> Result<ExitCode, Failure> {
         ConfigCommand::Check { file, more } => (file, more, None),
         ConfigCommand::Show { file, origin, more } => (file, more, Some(*origin)),
         ConfigCommand::Default => return print(&config::example()),
+        ConfigCommand::Schema => return print(&format!("{:#}\n", config::json_schema())),
         ConfigCommand::Reference => return print(&config::reference()),
     };
     let loaded = config::check(&more.sources(file.clone())).map_err(|errors| Failure::config(errors.to_string()))?;
@@ -30,15 +31,5 @@ fn verdict(loaded: &Loaded) -> String {
     match &loaded.layers.file {
         Some(path) => format!("{}: the configuration is good\n", path.display()),
         None => format!("no file ({}): the defaults and the environment are good\n", PLACES.join(", ")),
-    }
-}
-
-/// A reader that has seen enough (`| head`) is no failure.
-pub fn print(text: &str) -> Result<ExitCode, Failure> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure { code: 1, message: format!("standard output: {error}") })
-        }
-        _ => Ok(ExitCode::SUCCESS),
     }
 }

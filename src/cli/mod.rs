@@ -1,9 +1,13 @@
 //! L6: the command line, one file a command.
 
+mod admin;
 mod args;
 mod auth;
 mod config;
 mod demo;
+mod doctor;
+mod health;
+mod print;
 mod serve;
 
 use std::path::Path;
@@ -43,8 +47,13 @@ pub fn run() -> Result<ExitCode, Failure> {
         Some(Command::Reverse(args)) => serve::run(&args),
         Some(Command::Gateway(args)) => serve::run(&args),
         Some(Command::Config(command)) => config::run(&command),
-        Some(Command::Metrics) => config::print(&crate::telemetry::families::reference()),
+        Some(Command::Metrics) => print::print(&crate::telemetry::families::reference()),
         Some(Command::Auth(command)) => auth::run(&command),
+        Some(Command::Admin(args)) => admin::run(&args),
+        Some(Command::Health(args)) => health::run(&args),
+        Some(Command::Doctor(args)) => doctor::run(&args),
+        Some(Command::Completions { shell }) => print::completions(shell),
+        Some(Command::Man) => print::man(),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::StoreCheck { directory }) => Ok(store_check(&directory)),
         None => run_the_mode_of_the_environment(),

@@ -4,23 +4,32 @@ use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tracing_subscriber::{EnvFilter, reload};
 
 use super::Failure;
 use super::args::ServerArgs;
 use crate::config::plan::{Durability, LogFormat, LogOutput, LogPlan, Plan, StoreKind};
-use crate::control::{self, Outcome, Source};
+use crate::control::{self, Outcome, ServiceManager, Source, Start};
+use crate::net::listener::Unfit;
 use crate::store::{self, OpenError, Store};
+use crate::telemetry::LogFilter;
 use crate::{config, demo};
 
 /// Address in use (`EX_UNAVAILABLE` of sysexits).
 pub const EXIT_UNAVAILABLE: u8 = 69;
+
+/// Checking a large store takes long; a service manager is told that it may.
+const STORE_CHECK_TIME: Duration = Duration::from_secs(600);
 
 /// Run a server until it is told to stop.
 ///
 /// # Errors
 /// 78 for a configuration that cannot work, 69 for an address in use, 1 for everything at run time.
 pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
+    // SAFETY: nothing started a thread yet.
+    let (manager, passed) = unsafe { ServiceManager::from_environment() }.map_err(Failure::config)?;
     let mut sources = args.sources();
     let demo = args.demo.then(start_demo).transpose()?;
     if let Some(demo) = &demo {
@@ -28,22 +37,23 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
         sources.in_memory = true;
     }
     let loaded = config::load(&sources).map_err(|errors| Failure::config(errors.to_string()))?;
-    start_log(&loaded.plan.log)?;
+    let log = Arc::new(start_log(&loaded.plan.log)?);
     for warning in &loaded.warnings {
         eprintln!("shadowcat: warning: {warning}");
     }
     let plan = Arc::new(loaded.plan);
     let files = loaded.layers.file.iter().chain(&sources.auth_config).cloned().collect();
-    let source = Source { read: Box::new(move || read_again(&sources)), files };
+    let source = Source { log, read: Box::new(move || read_again(&sources)), files };
     let started = Instant::now();
+    manager.starting("opening the session store", STORE_CHECK_TIME);
     let store = open_store(&plan, started)?;
     let listening = |address: SocketAddr| announce(address, &plan, demo.is_some());
     let faults = cfg!(debug_assertions) && std::env::var_os("SHADOWCAT_FAULTS").is_some();
-    let outcome = control::serve(plan.clone(), source, store, started, faults, listening);
-    match outcome {
+    let start = Start { plan: plan.clone(), source, store, started, faults, manager, passed };
+    match control::serve(start, listening) {
         Ok(Outcome::Drained) => Ok(ExitCode::SUCCESS),
         Ok(Outcome::CutShort) => Ok(ExitCode::from(1)),
-        Err(error) => Err(serve_failure(&plan, &error)),
+        Err(error) => Err(serve_failure(&error)),
     }
 }
 
@@ -56,11 +66,13 @@ fn read_again(sources: &config::Sources) -> Result<Plan, String> {
     Ok(loaded.plan)
 }
 
-fn serve_failure(plan: &Plan, error: &anyhow::Error) -> Failure {
+fn serve_failure(error: &anyhow::Error) -> Failure {
     let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
     if kind == Some(std::io::ErrorKind::AddrInUse) {
-        let message = format!("{} is in use: another server listens there", plan.bind);
-        return Failure { code: EXIT_UNAVAILABLE, message };
+        return Failure { code: EXIT_UNAVAILABLE, message: error.to_string() };
+    }
+    if error.is::<Unfit>() {
+        return Failure::config(error.to_string());
     }
     Failure { code: 1, message: format!("{error:#}") }
 }
@@ -84,31 +96,34 @@ fn announce(address: SocketAddr, plan: &Plan, is_demo: bool) {
     }
 }
 
-fn open_store(plan: &Plan, started: Instant) -> Result<Store, Failure> {
+/// The store as `plan` describes it.
+pub fn store_options(plan: &Plan) -> store::Options {
     let session = &plan.session;
     let place = match session.store {
         StoreKind::Memory => store::Place::Memory,
         StoreKind::Lmdb => store::Place::Directory(session.path.clone()),
     };
-    Store::open(store::Options {
+    store::Options {
         place,
         timeout: session.timeout,
         max_sessions: session.max_sessions,
         cleanup_interval: session.cleanup_interval,
         relaxed: session.durability == Durability::Relaxed,
         checker: std::env::current_exe().ok().map(|program| (program, vec![super::STORE_CHECK.into()])),
-        started,
         ..store::Options::default()
-    })
-    .map_err(|error| {
+    }
+}
+
+fn open_store(plan: &Plan, started: Instant) -> Result<Store, Failure> {
+    Store::open(store::Options { started, ..store_options(plan) }).map_err(|error| {
         let code = if matches!(error, OpenError::InUse { .. }) { EXIT_UNAVAILABLE } else { 1 };
         Failure { code, message: error.to_string() }
     })
 }
 
 /// Logs go where the plan says; without colour where nobody sees it.
-pub fn start_log(plan: &LogPlan) -> Result<(), Failure> {
-    use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
+pub fn start_log(plan: &LogPlan) -> Result<LogFilter, Failure> {
+    use tracing_subscriber::fmt::writer::BoxMakeWriter;
     let writer = match &plan.output {
         LogOutput::Stdout => BoxMakeWriter::new(std::io::stdout),
         LogOutput::Stderr => BoxMakeWriter::new(std::io::stderr),
@@ -125,9 +140,25 @@ pub fn start_log(plan: &LogPlan) -> Result<(), Failure> {
     };
     let colour = terminal && std::env::var_os("NO_COLOR").is_none();
     let subscriber = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&plan.filter)).with_writer(writer);
-    let result = match plan.format {
-        LogFormat::Json => subscriber.json().try_init(),
-        LogFormat::Human => subscriber.with_ansi(colour).try_init(),
+    let (set, result) = match plan.format {
+        LogFormat::Json => {
+            let subscriber = subscriber.json().with_filter_reloading();
+            (setter(subscriber.reload_handle()), subscriber.try_init())
+        }
+        LogFormat::Human => {
+            let subscriber = subscriber.with_ansi(colour).with_filter_reloading();
+            (setter(subscriber.reload_handle()), subscriber.try_init())
+        }
     };
-    result.map_err(|error| Failure { code: 1, message: error.to_string() })
+    result.map_err(|error| Failure { code: 1, message: error.to_string() })?;
+    Ok(LogFilter::new(&plan.filter, set))
+}
+
+type Setter = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+fn setter<S: 'static>(handle: reload::Handle<EnvFilter, S>) -> Setter {
+    Box::new(move |filter| {
+        let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+        handle.reload(filter).map_err(|error| error.to_string())
+    })
 }

@@ -89,8 +89,7 @@ fn rules(planner: &mut Planner<'_>) {
 }
 
 fn others(planner: &mut Planner<'_>, plan: &Plan) {
-    let admin = planner.layers.optional::<std::net::SocketAddr>("admin.bind");
-    if admin.is_some_and(|admin| admin == plan.bind && admin.port() != 0) {
+    if plan.admin.bind.is_some_and(|admin| admin == plan.bind && admin.port() != 0) {
         planner.blame("admin.bind", "admin.bind is the address of the proxy itself");
     }
     let origins = &plan.guards.allowed_origins;

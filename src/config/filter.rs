@@ -26,6 +26,19 @@ pub fn choose(planner: &mut Planner<'_>) -> String {
     if good.is_empty() { level } else { good.join(",") }
 }
 
+/// Whether a text is a level, or a filter as in `RUST_LOG`.
+///
+/// # Errors
+/// The part of it that is neither.
+pub fn check(text: &str) -> Result<(), String> {
+    let parts = directives(text);
+    match parts.iter().find(|directive| !is_directive(directive)) {
+        None if parts.is_empty() => Err("expected a level such as debug, or a filter as in RUST_LOG".into()),
+        None => Ok(()),
+        Some(nonsense) => Err(format!("`{nonsense}` is no level (error, warn, info, debug, trace, off) and no filter")),
+    }
+}
+
 /// The parts between commas, but not those within brackets (`target[span{field=1,other=2}]=debug`).
 fn directives(text: &str) -> Vec<&str> {
     let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0u32);

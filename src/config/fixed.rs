@@ -20,6 +20,7 @@ impl Plan {
             ("session.durability", one.durability != other.durability),
             ("tls.enabled", self.tls.is_some() != next.tls.is_some()),
             ("[logging]", self.log != next.log),
+            ("[admin]", self.admin != next.admin),
         ];
         changed.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
     }

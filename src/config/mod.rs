@@ -6,6 +6,7 @@
 //! variables, flags --------- nodes --environment: schema---+--> Layers --planning, checks--> Plan
 //! ```
 
+mod admin;
 mod auth;
 mod auth_plan;
 mod checks;
@@ -18,12 +19,14 @@ mod file;
 mod filter;
 mod fixed;
 mod items;
+mod json_schema;
 mod layers;
 pub mod plan;
 mod planning;
 mod reference;
 pub mod schema;
 mod show;
+mod tables;
 mod unbuilt;
 mod upstreams;
 mod values;
@@ -33,7 +36,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use errors::{Errors, Problem};
-pub use items::{address, is_loopback};
+pub use filter::check as check_log_filter;
+pub use items::{address, duration, is_loopback};
+pub use json_schema::json_schema;
 pub use layers::{Layers, Origin, PLACES};
 use plan::Plan;
 use planning::Planner;
@@ -96,6 +101,14 @@ pub fn load(sources: &Sources) -> Result<Loaded, Errors> {
 pub fn check(sources: &Sources) -> Result<Loaded, Errors> {
     let (layers, errors, warnings) = layers::gather(sources);
     finish(sources, layers, errors, warnings, Purpose::Check)
+}
+
+/// Where the administrator's socket is, as far as a configuration that may be wrong elsewhere tells.
+pub fn admin_socket(sources: &Sources) -> Option<PathBuf> {
+    let (layers, mut errors, mut warnings) = layers::gather(sources);
+    let purpose = Purpose::Check;
+    let mut planner = Planner { layers: &layers, sources, purpose, errors: &mut errors, warnings: &mut warnings };
+    planning::plan(&mut planner).admin.socket.map(|socket| socket.path)
 }
 
 /// Check the text of a file alone: no file system, no environment.

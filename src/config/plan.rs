@@ -35,6 +35,7 @@ pub struct Plan {
     /// `None`: anybody may ask.
     pub auth: Option<AuthPlan>,
     pub log: LogPlan,
+    pub admin: AdminPlan,
     /// Size of the buffers that stream bodies (`performance.buffer_size`), bytes.
     pub stream_buffer_bytes: usize,
 }
@@ -259,6 +260,22 @@ pub struct HealthPlan {
 pub enum HealthProtocol {
     Http,
     Mcp,
+}
+
+/// How the administrator gets in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdminPlan {
+    /// `None`: there is no socket.
+    pub socket: Option<SocketPlan>,
+    /// Where `/metrics` and the pages are; `None`: on the proxy's own address.
+    pub bind: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketPlan {
+    pub path: PathBuf,
+    /// The configuration names it, so that a server without it does not start. A default place may be out of reach.
+    pub is_named: bool,
 }
 
 /// An address range, e.g. `10.0.0.0/8`.

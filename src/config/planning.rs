@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admin;
 use super::auth;
 use super::checks;
 use super::cpus;
@@ -34,8 +35,10 @@ pub struct Planner<'a> {
 /// The plan; what is wrong with it was added to the errors.
 pub fn plan(planner: &mut Planner<'_>) -> Plan {
     let bind: SocketAddr = planner.layers.required("proxy.bind");
+    let session = planner.session(bind);
     let plan = Plan {
         bind,
+        admin: admin::plan(planner, bind, &session),
         workers: planner.workers(),
         driver: match planner.text("proxy.driver").as_str() {
             "io_uring" => DriverChoice::IoUring,
@@ -45,7 +48,7 @@ pub fn plan(planner: &mut Planner<'_>) -> Plan {
         upstreams: upstreams::plans(planner),
         balance: balance(planner),
         breaker: breaker(planner.layers),
-        session: planner.session(bind),
+        session,
         limits: planner.limits(),
         timeouts: timeouts(planner.layers),
         pool: planner.pool(),
@@ -329,14 +332,18 @@ fn default_session_path(bind: SocketAddr, environment: &BTreeMap<String, String>
     let state = variable("XDG_STATE_HOME")
         .or_else(|| variable("HOME").filter(|home| home.parent().is_some()).map(|home| home.join(".local/state")))
         .map(|state| state.join("shadowcat"));
-    let user = rustix::process::getuid().as_raw();
-    let temporary = || variable("TMPDIR").unwrap_or_else(|| "/tmp".into()).join(format!("shadowcat-{user}"));
     // Port 0 is another port each time.
     let name = match bind.port() {
         0 => format!("{bind}-{}", std::process::id()),
         _ => bind.to_string(),
     };
-    state.unwrap_or_else(temporary).join(name)
+    state.unwrap_or_else(|| temporary(environment)).join(name)
+}
+
+/// A directory of this user's in the place for what may get lost.
+pub fn temporary(environment: &BTreeMap<String, String>) -> PathBuf {
+    let place = environment.get("TMPDIR").filter(|path| path.starts_with('/')).map_or("/tmp", String::as_str);
+    PathBuf::from(place).join(format!("shadowcat-{}", rustix::process::getuid().as_raw()))
 }
 
 #[cfg(test)]

@@ -117,6 +117,18 @@ impl Client {
         read(answer, &place)
     }
 
+    /// As [`get`](Client::get), with the time that the other side says it is (`Date`).
+    ///
+    /// # Errors
+    /// As [`get`](Client::get).
+    pub fn get_dated(&self, url: &str, by: NamedBy) -> Result<(Vec<u8>, Option<String>), FetchError> {
+        let (agent, place) = self.agent(url, by)?;
+        let answer = agent.get(url).header("Accept", "application/json").call();
+        let date =
+            answer.as_ref().ok().and_then(|answer| answer.headers().get("date")?.to_str().ok()).map(str::to_owned);
+        Ok((read(answer, &place)?, date))
+    }
+
     /// Post a form and read the body of a 200 answer.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! L5, the control plane: what may block. Starts workers, watches them, resolves names, hears signals.
 
+pub mod admin;
+mod beats;
 pub mod discovery;
 pub mod fetch;
 mod grant;
@@ -11,9 +13,11 @@ pub mod metrics;
 pub mod publish;
 pub mod publisher;
 pub mod resolve;
+mod service_manager;
 pub mod supervisor;
 #[cfg(test)]
 mod testing;
 
 pub use publisher::Source;
-pub use supervisor::{Outcome, serve};
+pub use service_manager::ServiceManager;
+pub use supervisor::{Outcome, Start, serve};

@@ -202,15 +202,31 @@ pub fn resolved_anew(view: &View) -> Option<View> {
             upstreams.extend(at_each(&view.plan, &entry, &found, Some(view), view.balancer.line()));
         }
     }
-    changed.then(|| View {
+    changed.then(|| with_upstreams(view, view.plan.clone(), upstreams))
+}
+
+/// The same view with the weights of `plan`, which differs in nothing else.
+pub fn weighed_anew(view: &View, plan: Arc<Plan>) -> View {
+    let weighed = |upstream: &Upstream| {
+        let entry = &plan.upstreams[upstream.entry];
+        let is_same = entry.weight == upstream.plan.weight;
+        let entry = if is_same { upstream.plan.clone() } else { Arc::new(entry.clone()) };
+        Upstream { plan: entry, ..upstream.clone() }
+    };
+    let upstreams = view.upstreams.iter().map(weighed).collect();
+    with_upstreams(view, plan, upstreams)
+}
+
+fn with_upstreams(view: &View, plan: Arc<Plan>, upstreams: Vec<Upstream>) -> View {
+    View {
         places: places(&upstreams),
-        balancer: Arc::new(balancer(&view.plan, &upstreams, Some(view), view.balancer.line().clone())),
+        balancer: Arc::new(balancer(&plan, &upstreams, Some(view), view.balancer.line().clone())),
         trip: view.trip,
         upstreams,
-        plan: view.plan.clone(),
         gate: view.gate.clone(),
         keys: view.keys.clone(),
-        rules: Rules::new(&view.plan),
+        rules: Rules::new(&plan),
         limits: view.limits.clone(),
-    })
+        plan,
+    }
 }

@@ -13,11 +13,16 @@ use futures_channel::mpsc;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::admin::{self, Desk};
+use super::beats::Beats;
 use super::health;
 use super::metrics;
 use super::publish;
 use super::publisher::{self, Source, Trigger};
+use super::service_manager::ServiceManager;
 use crate::config::plan::{DriverChoice, Plan};
+use crate::net::driver::Driver;
+use crate::net::listener::Passed;
 use crate::net::{acceptor, driver, listener};
 use crate::store::{self, Store};
 use crate::table::Affinity;
@@ -26,8 +31,14 @@ use crate::worker::{self, Command, Shared};
 
 /// Pause before a worker that died is started anew, so that one that dies at once does not spin.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
+/// How often workers are looked after; a watchdog may want it more often.
+const LOOK: Duration = Duration::from_secs(5);
 /// A worker whose heartbeat stands still for this long is reported.
 const STALLED: Duration = Duration::from_secs(10);
+/// A worker moves twice a second; less than this says nothing about it.
+const BEAT: Duration = Duration::from_millis(1500);
+/// While it stops, the service manager waits this long for the next word.
+const EXTENSION: Duration = Duration::from_secs(20);
 
 /// How a server ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,26 +51,38 @@ pub enum Outcome {
 
 /// What a thread tells the supervisor.
 enum Event {
-    Ready,
+    Ready(Driver),
     Failed(usize, io::Error),
     Ended(usize),
     Died(usize),
 }
 
-/// Serve `plan`, and what `source` says later, until SIGTERM or SIGINT. `listening` is called once, when every worker accepts.
+/// What a server starts with.
+pub struct Start {
+    pub plan: Arc<Plan>,
+    /// Where later plans come from.
+    pub source: Source,
+    pub store: Store,
+    pub started: Instant,
+    /// Fault paths answer.
+    pub faults: bool,
+    pub manager: ServiceManager,
+    /// Taken in place of sockets of our own, if there are any.
+    pub passed: Vec<Passed>,
+}
+
+/// Serve until SIGTERM or SIGINT. `listening` is called once, when every worker accepts.
 ///
 /// # Errors
-/// The address is in use or cannot be bound (`io::Error` with its kind), TLS settings, a driver that cannot be had.
-pub fn serve(
-    plan: Arc<Plan>,
-    source: Source,
-    store: Store,
-    started: Instant,
-    faults: bool,
-    listening: impl FnOnce(SocketAddr),
-) -> anyhow::Result<Outcome> {
+/// The address is in use or cannot be bound (`io::Error` with its kind), a passed socket is unfit (`listener::Unfit`), TLS
+/// settings, a driver that cannot be had.
+pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result<Outcome> {
+    let Start { plan, source, store, started, faults, manager, passed } = start;
     let descriptors_allow = raise_descriptor_limit(&plan);
-    let (address, listeners) = listener::bind(plan.bind, plan.workers)?;
+    let (address, listeners) = match passed.is_empty() {
+        true => listener::bind(plan.bind, plan.workers).map_err(|error| cannot_bind(plan.bind.to_string(), error))?,
+        false => listener::adopt(passed, plan.bind, plan.workers)?,
+    };
     let tls = plan.tls.as_ref().map(acceptor::settings).transpose().map_err(anyhow::Error::msg)?;
     let view = publish::first_view(plan.clone()).map_err(anyhow::Error::msg)?;
     let registry: Arc<Registry> = Arc::default();
@@ -83,19 +106,32 @@ pub fn serve(
     });
     let (events, inbox) = unbounded();
     // Before anybody hears that we listen: whoever does may tell us to stop at once.
-    let signals = signals()?;
+    let (signal, signals) = signals()?;
     metrics::start(shared.clone(), asked)?;
     let health = health::start(shared.clone())?;
-    let publisher = publisher::start(shared.clone(), source, health)?;
-    let mut fleet = Fleet { shared, plan, listeners, events, publisher, alive: 0 };
+    let log = source.log.clone();
+    let publisher = publisher::start(shared.clone(), source, health, manager.clone())?;
+    let desk = Desk { shared: shared.clone(), publisher: publisher.clone(), signals: signal, log, address };
+    let _admin = admin::start(&plan.admin, &Arc::new(desk))?;
+    let mut fleet = Fleet { shared, plan, listeners, events, publisher, manager, alive: 0 };
     for index in 0..fleet.plan.workers {
         fleet.start(index)?;
     }
-    fleet.wait_until_ready(&inbox)?;
+    let drivers = fleet.wait_until_ready(&inbox)?;
+    fleet.say_ready(address, drivers);
     listening(address);
     let outcome = fleet.supervise(&inbox, &signals)?;
     store.close();
     Ok(outcome)
+}
+
+/// The error keeps its kind, which the exit code tells.
+pub fn cannot_bind(what: String, error: io::Error) -> anyhow::Error {
+    let what = match error.kind() {
+        io::ErrorKind::AddrInUse => format!("{what} is in use: another server listens there"),
+        _ => what,
+    };
+    anyhow::Error::new(error).context(what)
 }
 
 /// As many descriptors as we may have; how many clients that is, if each may need one more towards upstream.
@@ -120,6 +156,7 @@ struct Fleet {
     listeners: Vec<TcpListener>,
     events: Sender<Event>,
     publisher: Trigger,
+    manager: ServiceManager,
     alive: usize,
 }
 
@@ -140,7 +177,7 @@ impl Fleet {
             let ready = events.clone();
             let result = driver::run(choice, move |driver| {
                 worker::run(index, driver, shared, listener, inbox, move || {
-                    let _ = ready.send(Event::Ready);
+                    let _ = ready.send(Event::Ready(driver));
                 })
             });
             farewell.orderly = true;
@@ -152,11 +189,12 @@ impl Fleet {
         Ok(())
     }
 
-    fn wait_until_ready(&self, inbox: &Receiver<Event>) -> anyhow::Result<()> {
-        let mut waiting = self.plan.workers;
-        while waiting > 0 {
+    /// The driver of each worker, as they came.
+    fn wait_until_ready(&self, inbox: &Receiver<Event>) -> anyhow::Result<Vec<Driver>> {
+        let mut drivers = Vec::new();
+        while drivers.len() < self.plan.workers {
             match inbox.recv()? {
-                Event::Ready => waiting -= 1,
+                Event::Ready(driver) => drivers.push(driver),
                 Event::Failed(_, error) => {
                     let hint = "this kernel or container refuses io_uring with the flags it needs; try --driver auto";
                     return Err(anyhow::Error::new(error).context(hint));
@@ -164,18 +202,30 @@ impl Fleet {
                 Event::Ended(index) | Event::Died(index) => anyhow::bail!("worker {index} died while it started"),
             }
         }
-        Ok(())
+        Ok(drivers)
+    }
+
+    fn say_ready(&self, address: SocketAddr, drivers: Vec<Driver>) {
+        let on_epoll = drivers.iter().filter(|&&driver| driver == Driver::Epoll).count();
+        if on_epoll > 0 && self.plan.driver == DriverChoice::Auto {
+            tracing::warn!(
+                workers = on_epoll,
+                "io_uring is refused here, by a seccomp profile or kernel.io_uring_disabled: epoll takes its place"
+            );
+        }
+        let driver = drivers.first().map_or("", |driver| driver.name());
+        self.manager.ready(&format!("listening on {address}; workers: {} ({driver})", drivers.len()));
     }
 
     fn supervise(&mut self, inbox: &Receiver<Event>, signals: &Receiver<i32>) -> anyhow::Result<Outcome> {
-        let watchdog = tick(STALLED);
-        let mut beats = vec![u64::MAX; self.plan.workers];
+        let look = tick(self.manager.watchdog().map_or(LOOK, |time| (time / 4).min(LOOK)));
+        let mut beats = Beats::new(&self.shared.workers, Instant::now());
         let mut deadline = never();
         let mut draining = false;
         while self.alive > 0 {
             select! {
                 recv(inbox) -> event => match event? {
-                    Event::Ready => {}
+                    Event::Ready(_) => {}
                     Event::Failed(index, error) => tracing::error!(index, %error, "a worker has no driver"),
                     Event::Ended(_) => self.alive -= 1,
                     Event::Died(index) => {
@@ -205,7 +255,10 @@ impl Fleet {
                     tracing::warn!("timeouts.shutdown is over: cutting what still runs");
                     return Ok(Outcome::CutShort);
                 },
-                recv(watchdog) -> _ => self.watch(&mut beats),
+                recv(look) -> _ => match draining {
+                    true => self.say_stopping(),
+                    false => self.watch(&mut beats),
+                },
             }
         }
         Ok(Outcome::Drained)
@@ -215,6 +268,7 @@ impl Fleet {
     fn drain(&mut self) {
         tracing::info!("draining");
         self.shared.draining.store(true, Relaxed);
+        self.say_stopping();
         // The workers hold duplicates: a queue closes when its worker has emptied it.
         self.listeners.clear();
         for index in 0..self.plan.workers {
@@ -222,13 +276,24 @@ impl Fleet {
         }
     }
 
-    fn watch(&self, beats: &mut [u64]) {
-        for (index, (cells, last)) in self.shared.workers.iter().zip(beats).enumerate() {
-            let now = cells.heartbeat.value();
-            if now == *last {
-                tracing::error!(index, "a worker stands still");
-            }
-            *last = now;
+    /// A drain has an end of its own, `timeouts.shutdown`: until then the service manager is to wait.
+    fn say_stopping(&self) {
+        let connections = self.shared.connections.load(Relaxed);
+        self.manager.stopping(&format!("draining; connections: {connections}"), EXTENSION);
+        if self.manager.watchdog().is_some() {
+            self.manager.alive();
+        }
+    }
+
+    /// Whoever watches us hears that we are alive only while every worker moves.
+    fn watch(&self, beats: &mut Beats) {
+        let now = Instant::now();
+        beats.look(&self.shared.workers, now);
+        for index in beats.still_for(STALLED, now) {
+            tracing::error!(index, "a worker stands still");
+        }
+        if self.manager.watchdog().is_some_and(|time| beats.all_within((time / 2).max(BEAT), now)) {
+            self.manager.alive();
         }
     }
 }
@@ -252,16 +317,17 @@ impl Drop for Farewell {
     }
 }
 
-/// SIGTERM, SIGINT and SIGHUP, on a thread of their own.
-fn signals() -> io::Result<Receiver<i32>> {
+/// SIGTERM, SIGINT and SIGHUP, on a thread of their own; and a way to do as if one had come.
+fn signals() -> io::Result<(Sender<i32>, Receiver<i32>)> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (tell, told) = bounded(4);
+    let also = tell.clone();
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             let _ = tell.try_send(signal);
         }
     })?;
-    Ok(told)
+    Ok((also, told))
 }
 
 /// Worker `index` on a CPU of its own, where there are enough.

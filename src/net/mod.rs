@@ -2,7 +2,8 @@
 //!
 //! Rules that hold in this module and let the others be simple:
 //! - a connection that is idle waits in [`Stream::readable`] and owns no buffer;
-//! - a pending `read` or `write` is dropped only where the connection is closed afterwards;
+//! - a pending `write`, or `read` over TLS to an upstream, is dropped only where the connection is closed afterwards;
+//! - sockets wait in `ready`, and a runtime ends with that;
 //! - runtimes are built on the thread that runs them (a ring with SINGLE_ISSUER built elsewhere spins silently).
 
 pub mod acceptor;

@@ -4,7 +4,10 @@ use std::cell::UnsafeCell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
@@ -30,10 +33,23 @@ pub enum Probe {
 
 enum Io {
     Plain(Socket),
-    Tls(Box<monoio_rustls::ClientTlsStream<TcpStream>>),
+    Tls(Box<Tls>),
     Secured(Box<Secured>),
     /// Given away.
     Gone,
+}
+
+/// TLS to an upstream.
+struct Tls {
+    stream: Rc<UnsafeCell<monoio_rustls::ClientTlsStream<TcpStream>>>,
+    /// The next read, of a connection that was put aside.
+    ahead: Option<Ahead>,
+}
+
+/// A read that was started before anybody waited for it.
+struct Ahead {
+    read: Pin<Box<dyn Future<Output = (io::Result<usize>, Buffer)>>>,
+    done: Option<(io::Result<usize>, Buffer)>,
 }
 
 /// At most one read and one write are under way at a time; both may be, from two futures of one task.
@@ -49,7 +65,10 @@ impl Stream {
     }
 
     pub(super) fn tls(fd: RawFd, tls: monoio_rustls::ClientTlsStream<TcpStream>) -> Stream {
-        Stream { io: UnsafeCell::new(Io::Tls(Box::new(tls))), fd }
+        Stream {
+            io: UnsafeCell::new(Io::Tls(Box::new(Tls { stream: Rc::new(UnsafeCell::new(tls)), ahead: None }))),
+            fd,
+        }
     }
 
     /// A connection to one address. Never resolves a name: that would block the worker.
@@ -120,7 +139,16 @@ impl Stream {
         debug_assert!(buffer.room() > 0, "a read without room looks like the end of input");
         match self.io() {
             Io::Plain(socket) => socket.read(buffer).await,
-            Io::Tls(tls) => tls.read(buffer).await,
+            Io::Tls(tls) => match tls.ahead.take() {
+                None => tls.stream().read(buffer).await,
+                Some(ahead) => {
+                    debug_assert!(buffer.is_empty(), "a connection that was put aside owes nothing");
+                    match ahead.done {
+                        Some(done) => done,
+                        None => ahead.read.await,
+                    }
+                }
+            },
             Io::Secured(secured) => secured.read(buffer).await,
             Io::Gone => (Err(gone()), buffer),
         }
@@ -133,7 +161,7 @@ impl Stream {
             Io::Tls(tls) => {
                 let mut rest = Sent { buffer, at: 0 };
                 while rest.at < rest.buffer.len() {
-                    let (result, back) = tls.write(rest).await;
+                    let (result, back) = tls.stream().write(rest).await;
                     rest = back;
                     match result {
                         Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), rest.buffer),
@@ -149,11 +177,23 @@ impl Stream {
         }
     }
 
+    /// Put a connection aside. Over TLS the next read begins now: what a server sends behind its answer (session tickets) is
+    /// taken in, and does not look like bytes that nobody asked for.
+    pub fn put_aside(&self) {
+        let Io::Tls(tls) = self.io() else { return };
+        let stream = tls.stream.clone();
+        // SAFETY: as of `Tls::stream`.
+        let read = Box::pin(async move { unsafe { &mut *stream.get() }.read(Buffer::small()).await });
+        tls.ahead = Some(Ahead { read, done: None });
+        self.is_quiet();
+    }
+
     /// Whether nothing came on a connection that was put aside: neither bytes, nor the end, nor an error.
     pub fn is_quiet(&self) -> bool {
         match self.io() {
             // What is not known to be quiet may still be so: a read that was filled to the brim does not know.
             Io::Plain(socket) if socket.is_quiet() => true,
+            Io::Tls(tls) => tls.ahead.as_mut().is_some_and(Ahead::is_quiet),
             _ => self.probe() == Probe::Quiet,
         }
     }
@@ -187,7 +227,7 @@ impl Stream {
     pub async fn shutdown(&self) {
         match self.io() {
             Io::Plain(socket) => socket.shutdown(),
-            Io::Tls(tls) => drop(tls.shutdown().await),
+            Io::Tls(tls) => drop(tls.stream().shutdown().await),
             Io::Secured(secured) => {
                 secured.close().await;
                 secured.socket().shutdown();
@@ -216,6 +256,26 @@ impl Stream {
 
     pub fn is_tls(&self) -> bool {
         matches!(self.io(), Io::Tls(_) | Io::Secured(_))
+    }
+}
+
+impl Tls {
+    #[expect(clippy::mut_from_ref, reason = "as of `Stream`")]
+    fn stream(&self) -> &mut monoio_rustls::ClientTlsStream<TcpStream> {
+        // SAFETY: a read and a write use disjoint state of the stream (monoio declares it `Split`), and there is at most one
+        // of each: a read ahead is the read.
+        unsafe { &mut *self.stream.get() }
+    }
+}
+
+impl Ahead {
+    fn is_quiet(&mut self) -> bool {
+        if self.done.is_none()
+            && let Poll::Ready(done) = self.read.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        {
+            self.done = Some(done);
+        }
+        self.done.is_none()
     }
 }
 

@@ -26,7 +26,8 @@ const SESSIONS: &str = "sessions";
 const META: &str = "meta";
 const ENDED: [&str; 2] = ["ended-0", "ended-1"];
 const CLOCK: &[u8] = b"clock";
-const DATA_FILE: &str = "data.mdb";
+pub const DATA_FILE: &str = "data.mdb";
+const LOCK_FILE: &str = "server.lock";
 /// Where a new store is made before it gets its place.
 const BEGINNING: &str = "beginning";
 /// A check may take this long, and this long more for each GiB.
@@ -109,7 +110,12 @@ impl Environment {
         opened
     }
 
-    fn open_in(path: &Path, map_bytes: usize, flags: EnvFlags, lock: Option<File>) -> Result<Environment, OpenError> {
+    pub fn open_in(
+        path: &Path,
+        map_bytes: usize,
+        flags: EnvFlags,
+        lock: Option<File>,
+    ) -> Result<Environment, OpenError> {
         let lmdb = |error: heed::Error| OpenError::Lmdb { path: path.display().to_string(), error: error.to_string() };
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(map_bytes).max_readers(READERS_MAX).max_dbs(8);
@@ -212,6 +218,83 @@ impl Environment {
         Ok(found)
     }
 
+    /// Sessions to `keep` whose names begin with `prefix` and come behind all that begin with `after`, at most `limit`.
+    pub fn scan_names(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        keep: impl Fn(&Record) -> bool,
+    ) -> heed::Result<Vec<(SessionId, Record)>> {
+        let txn = self.env.read_txn()?;
+        // No byte of a name is as high as this.
+        let behind = after.map(|after| [after, &[0xff]].concat());
+        let from = behind.as_deref().map_or(prefix, |behind| behind.max(prefix));
+        // LMDB knows no empty key.
+        let start = if from.is_empty() { std::ops::Bound::Unbounded } else { std::ops::Bound::Included(from) };
+        let range = (start, std::ops::Bound::Unbounded);
+        let mut found = Vec::new();
+        for item in self.sessions.range(&txn, &range)? {
+            let (key, value) = item?;
+            if found.len() == limit || !key.starts_with(prefix) {
+                break;
+            }
+            let record = Record::decode(value).filter(&keep);
+            found.extend(SessionId::from_stored(key).zip(record));
+        }
+        Ok(found)
+    }
+
+    /// Let all ages begin `by_ms` later, and the clock at `saved`.
+    pub fn shift(&self, by_ms: i64, saved: Saved) -> heed::Result<()> {
+        let mut txn = self.write()?;
+        let mut from = None;
+        loop {
+            let some = self.scan(from, 10_000)?;
+            let Some((last, _)) = some.last() else { break };
+            from = Some(*last);
+            for (id, record) in some {
+                let Some(mut record) = record else { continue };
+                record.created_ms = record.created_ms.saturating_add_signed(by_ms);
+                record.seen_ms = record.seen_ms.saturating_add_signed(by_ms);
+                self.put(&mut txn, &id, &record)?;
+            }
+        }
+        self.save_clock(&mut txn, saved)?;
+        txn.commit()
+    }
+
+    /// All that is committed now, without the pages that are free; writers go on meanwhile.
+    pub fn copy(&self, file: &mut File) -> heed::Result<()> {
+        self.env.copy_to_file(file, heed::CompactionOption::Enabled)
+    }
+
+    /// Where files of this store may be made; `None` in memory.
+    pub fn directory(&self) -> Option<&Path> {
+        self.lock.as_ref().map(|_| self.path.as_path())
+    }
+
+    /// Go on with the store of another directory in the place of this one, which is kept under the name `kept`.
+    ///
+    /// # Errors
+    /// It cannot be opened. Where its file could not take its place, the old one is opened by [`Unopened::open`].
+    pub fn replaced_by(self, new: &Path, kept: Option<&Path>) -> Result<Environment, (OpenError, Unopened)> {
+        let Environment { env, path, map_bytes, flags, lock, .. } = self;
+        drop(env);
+        let unopened = Unopened { path, map_bytes, flags, lock };
+        // Readers of the old file are no readers of the new one.
+        let _ = fs::remove_file(unopened.path.join("lock.mdb"));
+        let data = unopened.path.join(DATA_FILE);
+        let moved = kept
+            .map_or(Ok(()), |kept| fs::hard_link(&data, kept))
+            .and_then(|()| fs::rename(new.join(DATA_FILE), &data))
+            .and_then(|()| File::open(&unopened.path)?.sync_all());
+        match moved {
+            Ok(()) => unopened.open(),
+            Err(error) => Err((OpenError::Io { path: unopened.path.display().to_string(), error }, unopened)),
+        }
+    }
+
     pub fn write(&self) -> heed::Result<RwTxn<'_>> {
         self.env.write_txn()
     }
@@ -272,7 +355,7 @@ impl Unopened {
 /// Take the directory for this process.
 fn lock(path: &Path) -> Result<File, OpenError> {
     let io = |error| OpenError::Io { path: path.display().to_string(), error };
-    let name = path.join("server.lock");
+    let name = path.join(LOCK_FILE);
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(name).map_err(io)?;
     if let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -287,8 +370,21 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
+/// The process that has the store of this directory open.
+pub fn held_by(path: &Path) -> Option<String> {
+    let mut file = File::open(path.join(LOCK_FILE)).ok()?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            Some(pid.trim().to_owned())
+        }
+        _ => None,
+    }
+}
+
 /// Check a store in a process of its own: LMDB has no checksums, so damage may be a SIGBUS, an abort or a loop.
-fn check(program: &Path, first: &[std::ffi::OsString], path: &Path, bytes: u64) -> Result<(), String> {
+pub fn check(program: &Path, first: &[std::ffi::OsString], path: &Path, bytes: u64) -> Result<(), String> {
     let limit = CHECK_TIME + CHECK_TIME * (bytes >> 30) as u32;
     let mut child = Command::new(program)
         .args(first)
@@ -323,7 +419,7 @@ fn check(program: &Path, first: &[std::ffi::OsString], path: &Path, bytes: u64) 
     Err(if said.is_empty() { format!("reading it ended with {status}") } else { said })
 }
 
-#[expect(clippy::disallowed_methods, reason = "before the first worker starts, while a child process works")]
+#[expect(clippy::disallowed_methods, reason = "never on a worker's thread, while a child process works")]
 fn pause() {
     std::thread::sleep(Duration::from_millis(2));
 }
@@ -342,6 +438,9 @@ pub fn check_main(path: &Path) -> ExitCode {
 fn check_pages(path: &Path) -> Result<(), String> {
     let lmdb = |error: heed::Error| error.to_string();
     let length = fs::metadata(path.join(DATA_FILE)).map_err(|error| error.to_string())?.len();
+    if !is_session_store(path).map_err(lmdb)? {
+        return Err("it is no session store".into());
+    }
     let environment =
         Environment::open_in(path, MAP_BYTES, EnvFlags::empty(), None).map_err(|error| error.to_string())?;
     let (used, _) = environment.size();
@@ -369,6 +468,25 @@ fn check_pages(path: &Path) -> Result<(), String> {
     environment.save_clock(&mut txn, Saved { wall_ms: 0, store_ms: 0 }).map_err(lmdb)?;
     txn.abort();
     Ok(())
+}
+
+/// Whether the tables are there that every session store has, before anything makes them.
+fn is_session_store(path: &Path) -> heed::Result<bool> {
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    options.map_size(MAP_BYTES).max_dbs(8);
+    // SAFETY: it only reads.
+    unsafe { options.flags(EnvFlags::READ_ONLY) };
+    // SAFETY: in the checking process, whose end is the verdict if the file is cut off under it.
+    let env = unsafe { options.open(path) }?;
+    let txn = env.read_txn()?;
+    let there = env.open_databases_and_commit(txn, |opener, txn| {
+        let both = opener.open_database::<Bytes, Bytes>(txn, Some(SESSIONS))?.is_some()
+            && opener.open_database::<Bytes, Bytes>(txn, Some(META))?.is_some();
+        Ok::<_, heed::Error>(CommitOrAbort::<(), _>::Abort(both))
+    });
+    let both = there?.abort().unwrap_or(false);
+    env.prepare_for_closing().wait();
+    Ok(both)
 }
 
 fn put_aside(path: &Path, why: String) -> OpenError {

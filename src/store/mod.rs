@@ -11,6 +11,7 @@
 mod clock;
 mod environment;
 mod record;
+mod upkeep;
 mod writer;
 
 use std::collections::hash_map::RandomState;
@@ -22,8 +23,8 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-use std::thread::JoinHandle;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -34,8 +35,9 @@ use crate::base::SessionId;
 use crate::telemetry::StoreCells;
 pub use clock::{Clock, coarse_ms};
 use environment::Environment;
-pub use environment::check_main;
+pub use environment::{check, check_main, held_by};
 pub use record::{Principal, Record, Transport};
+pub use upkeep::{Compacted, UpkeepError};
 use writer::{Move, Write};
 
 /// Writes that may wait; beyond, new sessions are refused.
@@ -118,6 +120,8 @@ pub enum WriteError {
     Commit(String),
     #[error("the store is closed")]
     Closed,
+    #[error("{0}")]
+    Upkeep(String),
 }
 
 /// What the store knows of a session whose id says by itself what it is (`wire::sealed`).
@@ -168,6 +172,10 @@ struct Inner {
     taken: AtomicU64,
     ended_epoch: AtomicU64,
     counters: Counters,
+    /// See [`Options::checker`].
+    checker: Option<(PathBuf, Vec<OsString>)>,
+    /// What the administrator has done to the whole store: one thing at a time.
+    upkeep: Mutex<()>,
     started: Instant,
     /// Written by the writer alone.
     cells: StoreCells,
@@ -206,6 +214,8 @@ impl Store {
             taken: AtomicU64::new(live),
             ended_epoch: AtomicU64::new(0),
             counters: Counters { active: AtomicU64::new(live), ..Counters::default() },
+            checker: options.checker,
+            upkeep: Mutex::new(()),
             started: options.started,
             cells: StoreCells::default(),
         });
@@ -270,7 +280,7 @@ impl Store {
         self.submit(|done| Write::End { id, done })
     }
 
-    fn submit(&self, write: impl FnOnce(oneshot::Sender<Result<(), WriteError>>) -> Write) -> Commit {
+    fn submit<T>(&self, write: impl FnOnce(oneshot::Sender<Result<T, WriteError>>) -> Write) -> Commit<T> {
         let (done, waiting) = oneshot::channel();
         match self.queue.try_send(write(done)) {
             Ok(()) => Commit(Ok(waiting)),
@@ -352,8 +362,13 @@ impl Store {
 
 impl Inner {
     fn is_expired(&self, record: &Record, now_ms: u64) -> bool {
+        self.is_idle(record, now_ms, self.timeout_ms)
+    }
+
+    /// Whether nobody has used it for so long, beyond doubt: uses are saved a while after they happen.
+    fn is_idle(&self, record: &Record, now_ms: u64, idle_ms: u64) -> bool {
         let slack = 2 * self.touch_interval.as_millis() as u64;
-        now_ms > record.seen_ms.saturating_add(self.timeout_ms).saturating_add(slack)
+        now_ms > record.seen_ms.saturating_add(idle_ms).saturating_add(slack)
     }
 }
 
@@ -378,10 +393,35 @@ impl Drop for Reservation {
 }
 
 /// Resolves when a write is on disk, or cannot be.
-pub struct Commit(Result<oneshot::Receiver<Result<(), WriteError>>, Option<WriteError>>);
+pub struct Commit<T = ()>(Result<oneshot::Receiver<Result<T, WriteError>>, Option<WriteError>>);
 
-impl Future for Commit {
-    type Output = Result<(), WriteError>;
+impl<T> Commit<T> {
+    /// Wait for it, on a thread that may block.
+    ///
+    /// # Errors
+    /// It is not on disk.
+    pub fn wait(mut self) -> Result<T, WriteError> {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut self).poll(&mut context) {
+                return result;
+            }
+            thread::park();
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+impl<T> Future for Commit<T> {
+    type Output = Result<T, WriteError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {

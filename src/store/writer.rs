@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use std::thread::{self, JoinHandle};
@@ -43,7 +44,23 @@ pub enum Write {
         at_ms: u64,
     },
     Move(Box<Move>),
+    /// End sessions that nobody has used for this long, or only count them.
+    CleanUp {
+        idle_ms: u64,
+        dry_run: bool,
+        done: oneshot::Sender<Result<u64, WriteError>>,
+    },
+    Replace(Replacement),
     Close,
+}
+
+/// Another file in the place of the store's.
+pub struct Replacement {
+    /// The directory with a whole store that was checked; `None`: a copy of this store without its free pages.
+    pub new: Option<PathBuf>,
+    /// The name under which the old file is kept.
+    pub kept: Option<PathBuf>,
+    pub done: Done,
 }
 
 /// A session that goes on at another upstream.
@@ -206,13 +223,44 @@ impl Writer {
         };
         match opened {
             Ok(environment) => {
-                self.recount(environment.count().unwrap_or(0));
-                self.inner.environment.store(Some(Arc::new(environment)));
+                self.show(environment);
                 tracing::info!("the session store is open again");
             }
             Err((error, unopened)) => {
                 tracing::error!(%error, "the session store cannot be opened anew yet");
                 self.unopened = Some(unopened);
+            }
+        }
+    }
+
+    /// Workers hear that something changed only when there is something to look at.
+    fn show(&self, environment: Environment) {
+        let live = environment.count().unwrap_or(0);
+        self.inner.environment.store(Some(Arc::new(environment)));
+        self.recount(live);
+    }
+
+    /// Go on with another file. Look-ups fail for the moment in between, and no write is lost.
+    fn replace(&mut self, new: Option<PathBuf>, kept: Option<&Path>) -> Result<(), WriteError> {
+        let failed = |error: &dyn std::fmt::Display| WriteError::Upkeep(error.to_string());
+        let new = match new {
+            Some(new) => new,
+            None => self
+                .environment()
+                .map_err(|error| failed(&error))
+                .and_then(|environment| super::upkeep::compacted(&environment).map_err(|error| failed(&error)))?,
+        };
+        let environment = self.inner.environment.swap(None).map(alone);
+        let environment = environment.ok_or_else(|| failed(&"it is being opened anew"))?;
+        match environment.replaced_by(&new, kept) {
+            Ok(environment) => {
+                self.show(environment);
+                Ok(())
+            }
+            Err((error, unopened)) => {
+                self.unopened = Some(unopened);
+                self.mend();
+                Err(failed(&error))
             }
         }
     }
@@ -239,6 +287,16 @@ impl Writer {
                 self.touched.insert(id, at_ms);
             }
             Write::Move(moved) => self.relocate(*moved),
+            // What came before it is committed first.
+            Write::CleanUp { idle_ms, dry_run, done } => {
+                self.commit_changes();
+                let _ = done.send(self.clean_up(idle_ms, dry_run));
+            }
+            Write::Replace(Replacement { new, kept, done }) => {
+                self.commit_changes();
+                self.save_touches(true);
+                let _ = done.send(self.replace(new, kept.as_deref()));
+            }
             Write::Close => return true,
         }
         false
@@ -401,28 +459,48 @@ impl Writer {
         }
     }
 
+    /// Some sessions behind `from`, and which of them nobody has used for `idle_ms`; `None` at the end.
+    fn some_idle(&self, from: &mut Option<SessionId>, idle_ms: u64) -> heed::Result<Option<Vec<SessionId>>> {
+        let some = self.environment()?.scan(*from, CLEANUP_BATCH)?;
+        let Some((last, _)) = some.last() else { return Ok(None) };
+        *from = Some(*last);
+        let now = self.inner.clock.now_ms();
+        let is_idle =
+            |record: &Option<Record>| record.as_ref().is_none_or(|record| self.inner.is_idle(record, now, idle_ms));
+        Ok(Some(some.into_iter().filter(|(_, record)| is_idle(record)).map(|(id, _)| id).collect()))
+    }
+
+    /// How many sessions ended, or would.
+    fn clean_up(&mut self, idle_ms: u64, dry_run: bool) -> Result<u64, WriteError> {
+        self.save_touches(true);
+        let (mut from, mut count) = (None, 0);
+        let failed = |error: heed::Error| WriteError::Commit(error.to_string());
+        while let Some(idle) = self.some_idle(&mut from, idle_ms).map_err(failed)? {
+            count += idle.len() as u64;
+            if !dry_run && !idle.is_empty() {
+                self.remove(&idle).map_err(failed)?;
+            }
+        }
+        Ok(count)
+    }
+
     /// `true`: the store closes.
     fn remove_expired(&mut self) -> bool {
         self.save_touches(true);
         let (mut from, mut closing) = (None, false);
         loop {
-            let some = match self.environment().and_then(|environment| environment.scan(from, CLEANUP_BATCH)) {
-                Ok(some) if !some.is_empty() => some,
-                Ok(_) => return closing,
+            let expired = match self.some_idle(&mut from, self.inner.timeout_ms) {
+                Ok(Some(expired)) => expired,
+                Ok(None) => return closing,
                 Err(error) => {
                     tracing::error!(%error, "cannot look for expired sessions");
                     return closing;
                 }
             };
-            from = some.last().map(|(id, _)| *id);
-            let now = self.inner.clock.now_ms();
-            let expired: Vec<SessionId> = some
-                .into_iter()
-                .filter(|(_, record)| record.as_ref().is_none_or(|record| self.inner.is_expired(record, now)))
-                .map(|(id, _)| id)
-                .collect();
-            if !expired.is_empty() {
-                self.remove(&expired);
+            if !expired.is_empty()
+                && let Err(error) = self.remove(&expired)
+            {
+                tracing::error!(%error, "cannot remove expired sessions");
             }
             // Whoever waits comes first.
             while let Ok(write) = self.writes.try_recv() {
@@ -438,7 +516,7 @@ impl Writer {
         }
     }
 
-    fn remove(&mut self, expired: &[SessionId]) {
+    fn remove(&mut self, expired: &[SessionId]) -> heed::Result<()> {
         let (waiting, ends): (Vec<_>, Vec<_>) = expired
             .iter()
             .map(|&id| {
@@ -447,13 +525,10 @@ impl Writer {
             })
             .unzip();
         drop(waiting);
-        match self.try_commit(&[], &ends, Cause::TimedOut) {
-            Ok(Committed { lives, .. }) => {
-                self.inner.counters.expired.fetch_add(lives.len() as u64, Relaxed);
-                self.settle_ends(ends, lives, None);
-            }
-            Err(error) => tracing::error!(%error, "cannot remove expired sessions"),
-        }
+        let Committed { lives, .. } = self.try_commit(&[], &ends, Cause::TimedOut)?;
+        self.inner.counters.expired.fetch_add(lives.len() as u64, Relaxed);
+        self.settle_ends(ends, lives, None);
+        Ok(())
     }
 
     fn warn_when_nearly_full(&self) {

@@ -6,9 +6,11 @@ pub mod checks;
 pub mod exposition;
 pub mod families;
 pub mod histogram;
+mod log_filter;
 pub mod registry;
 pub mod tally;
 
 pub use cells::{BreakerState, CallCells, Fault, StoreCells, UpstreamCells, WorkerCells};
+pub use log_filter::LogFilter;
 pub use registry::{Loss, Registry};
 pub use tally::Count;

@@ -331,6 +331,13 @@ fn wait_limit(worker: &Worker, first: bool) -> Duration {
 
 /// Requests, from one whose first bytes are there to the first pause. `false`: the connection is over.
 async fn serve_busy(worker: &Rc<Worker>, client: &Client) -> bool {
+    let mut scratch = worker.take_scratch();
+    let go_on = serve_requests(worker, client, &mut scratch).await;
+    worker.give_scratch(scratch);
+    go_on
+}
+
+async fn serve_requests(worker: &Rc<Worker>, client: &Client, scratch: &mut Scratch) -> bool {
     let mut input = Buffer::small();
     loop {
         if input.is_empty() && !matches!(fill(client, &mut input).await, Ok(1..)) {
@@ -339,8 +346,8 @@ async fn serve_busy(worker: &Rc<Worker>, client: &Client) -> bool {
         let after = {
             // Only now: a connection may have been idle for longer than a configuration lived.
             let view = worker.view();
-            let mut scratch = match next_head(worker, client, &view.view.plan, &mut input).await {
-                Next::Request(scratch) => scratch,
+            match next_head(client, &view.view.plan, &mut input, scratch).await {
+                Next::Request => {}
                 Next::Refused(refusal) => {
                     let bytes = Box::pin(refusal::answer(worker, client, &refusal, None, false)).await;
                     account::never_begun(worker, &view, client, &refusal, bytes);
@@ -348,12 +355,10 @@ async fn serve_busy(worker: &Rc<Worker>, client: &Client) -> bool {
                     return false;
                 }
                 Next::Gone => return false,
-            };
+            }
             client.enter(Phase::Busy);
             worker.cells.requests.add(1);
-            let after = exchange::run(worker, &view, client, &mut input, &mut scratch).await;
-            worker.give_scratch(scratch);
-            after
+            exchange::run(worker, &view, client, &mut input, scratch).await
         };
         match after {
             After::KeepAlive if !worker.is_draining() || !input.is_empty() => client.enter(Phase::Idle),
@@ -388,7 +393,8 @@ async fn serve_busy(worker: &Rc<Worker>, client: &Client) -> bool {
 }
 
 enum Next {
-    Request(Box<Scratch>),
+    /// Its head is in the scratch space.
+    Request,
     Refused(Refusal),
     Gone,
 }
@@ -402,14 +408,20 @@ enum Rest {
 }
 
 /// Read until the head of the request is complete.
-async fn next_head(worker: &Worker, client: &Client, plan: &Plan, input: &mut Buffer) -> Next {
-    let times = &plan.timeouts;
-    let mut scratch = worker.take_scratch();
+async fn next_head(client: &Client, plan: &Plan, input: &mut Buffer, scratch: &mut Scratch) -> Next {
+    let (times, limits) = (&plan.timeouts, plan.limits.head);
+    if scratch.limits == Some(limits) && scratch.head.stands_in(input.bytes(), scratch.bytes.bytes()) {
+        return Next::Request;
+    }
+    scratch.limits = None;
     scratch.head.reset();
     let mut begun = None;
     let refusal = loop {
-        match scratch.head.parse(input.bytes(), &plan.limits.head) {
-            Ok(head::Progress::Complete) => return Next::Request(scratch),
+        match scratch.head.parse(input.bytes(), &limits) {
+            Ok(head::Progress::Complete) => {
+                scratch.limits = Some(limits);
+                return Next::Request;
+            }
             Ok(head::Progress::Incomplete) => {}
             Err(error) => break Refusal::head(error),
         }
@@ -427,7 +439,6 @@ async fn next_head(worker: &Worker, client: &Client, plan: &Plan, input: &mut Bu
             _ => return Next::Gone,
         }
     };
-    worker.give_scratch(scratch);
     Next::Refused(refusal)
 }
 

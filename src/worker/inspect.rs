@@ -3,8 +3,7 @@
 
 use super::exchange::Exchange;
 use super::refusal::Refusal;
-use super::session::{self, Birth};
-use crate::base::SessionId;
+use super::session::{self, Birth, OpenStream};
 use crate::store::{Reservation, Transport};
 use crate::wire::json::Peek;
 use crate::wire::sse::{self, EventReader};
@@ -32,7 +31,7 @@ pub struct Opening {
     in_comment: bool,
     upstream: usize,
     reserved: Option<Reservation>,
-    begun: std::rc::Rc<std::cell::Cell<Option<SessionId>>>,
+    begun: std::rc::Rc<std::cell::Cell<Option<OpenStream>>>,
 }
 
 pub struct State {
@@ -42,11 +41,11 @@ pub struct State {
 }
 
 impl Inspect {
-    /// `begun` gets the id of the session that the first event begins.
+    /// `begun` gets this stream as that of the session that the first event begins.
     pub fn endpoint(
         upstream: usize,
         reserved: Option<Reservation>,
-        begun: std::rc::Rc<std::cell::Cell<Option<SessionId>>>,
+        begun: std::rc::Rc<std::cell::Cell<Option<OpenStream>>>,
     ) -> Inspect {
         Inspect::Endpoint(Opening { held: Vec::new(), in_comment: false, upstream, reserved, begun })
     }
@@ -129,7 +128,8 @@ impl Opening {
             transport: Transport::HttpSse { parameter },
         };
         let begun = session::begin(exchange.worker, exchange.view, self.reserved.take(), birth).await?;
-        self.begun.set(Some(begun.id));
+        let client = exchange.client.stream.fd();
+        self.begun.set(Some(session::open_stream(exchange.worker, begun.id, client, begun.epoch)));
         out.extend_from_slice(&block[..span.start]);
         out.extend_from_slice(begun.shown.as_bytes());
         out.extend_from_slice(&block[span.end..]);

@@ -1,6 +1,5 @@
 //! What the proxy answers itself: liveness, readiness; metrics, whose text control makes.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_channel::oneshot;
@@ -32,6 +31,7 @@ pub enum Page {
     ResourceMetadata,
     PanicConnection,
     PanicWorker,
+    HangWorker,
 }
 
 pub fn find(worker: &Worker, view: &LocalView, request: &Request<'_>) -> Option<Page> {
@@ -42,6 +42,7 @@ pub fn find(worker: &Worker, view: &LocalView, request: &Request<'_>) -> Option<
         b"/metrics" => Some(Page::Metrics),
         b"/__fault/panic-connection" if worker.shared.faults => Some(Page::PanicConnection),
         b"/__fault/panic-worker" if worker.shared.faults => Some(Page::PanicWorker),
+        b"/__fault/hang-worker" if worker.shared.faults => Some(Page::HangWorker),
         _ => None,
     }
 }
@@ -97,10 +98,14 @@ async fn render(
     const JSON: &str = "application/json";
     let (status, kind, text) = match page {
         Page::Health => (200, JSON, br#"{"status":"ok"}"#.to_vec()),
-        Page::Ready => match unreadiness(worker, view) {
+        Page::Ready => match worker.shared.unreadiness(&view.view) {
             None => (200, JSON, br#"{"status":"ready"}"#.to_vec()),
             Some(why) => (503, JSON, format!(r#"{{"status":"not ready","reason":"{why}"}}"#).into_bytes()),
         },
+        // Not passed on to an upstream that has a page of that name: who moved ours did not mean that.
+        Page::Metrics if view.view.plan.admin.bind.is_some() => {
+            (404, JSON, br#"{"error":"metrics are at admin.bind"}"#.to_vec())
+        }
         Page::Metrics => match metrics(worker).await {
             Some(text) => return (200, exposition::CONTENT_TYPE, text),
             None => (503, "text/plain", b"too many ask for metrics at once\n".to_vec()),
@@ -117,6 +122,9 @@ async fn render(
             worker.shared.tell(worker.index, super::Command::Die);
             (202, JSON, b"{}".to_vec())
         }
+        Page::HangWorker => loop {
+            std::thread::park();
+        },
     };
     (status, kind, Text::new(text))
 }
@@ -134,16 +142,4 @@ async fn metrics(worker: &Worker) -> Option<Text> {
 /// The well-known path, also with a resource's own path behind it (RFC 9728 section 3.1).
 fn is_metadata(path: &[u8]) -> bool {
     path.strip_prefix(auth::METADATA_PATH.as_bytes()).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
-}
-
-fn unreadiness(worker: &Worker, view: &LocalView) -> Option<&'static str> {
-    if worker.shared.draining.load(Relaxed) {
-        return Some("shutting down");
-    }
-    if view.view.upstreams.is_empty() {
-        return Some("no upstream is configured");
-    }
-    let now = worker.now_ms();
-    let open = |upstream: &super::Upstream| upstream.words.is_open(now) && upstream.address.is_some();
-    (!view.view.upstreams.iter().any(open)).then_some("no upstream is reachable")
 }

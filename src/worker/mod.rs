@@ -50,10 +50,10 @@ use std::time::{Duration, Instant};
 use futures_channel::mpsc::UnboundedReceiver;
 
 use crate::net::driver::Driver;
-use crate::net::{self, stream};
+use crate::net::{self, Buffer, stream};
 use crate::telemetry::tally::Mirror;
 use crate::telemetry::{CallCells, WorkerCells};
-use crate::wire::http1::head::{RequestHead, ResponseHead};
+use crate::wire::http1::head::{HeadLimits, RequestHead, ResponseHead};
 use crate::wire::json::Peek;
 pub use auth::Gate;
 pub use limit::{RateLimits, Rules};
@@ -93,6 +93,10 @@ pub struct Worker {
 #[derive(Default)]
 struct Scratch {
     head: RequestHead,
+    /// The bytes of `head`, of the request at hand or the one before on the same connection, and by which limits it was let
+    /// in.
+    bytes: Buffer,
+    limits: Option<HeadLimits>,
     peek: Peek,
     answer: ResponseHead,
 }
@@ -145,6 +149,7 @@ pub async fn run(
         match command {
             Command::Adopt(stream, peer) => connection::start(&worker, stream, peer),
             Command::Drain => break,
+            Command::EndStreams(session) => worker.sessions.end_streams(&session),
             Command::Die => panic!("asked to die by a fault test"),
         }
     }
@@ -248,7 +253,9 @@ impl Worker {
         self.scratch.borrow_mut().pop().unwrap_or_default()
     }
 
-    fn give_scratch(&self, scratch: Box<Scratch>) {
+    fn give_scratch(&self, mut scratch: Box<Scratch>) {
+        scratch.bytes = Buffer::default();
+        scratch.limits = None;
         let mut kept = self.scratch.borrow_mut();
         if kept.len() < SCRATCH_MAX {
             kept.push(scratch);

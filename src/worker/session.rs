@@ -7,6 +7,7 @@
 //! The store then keeps the books of this replica: how many there are, when they were last used here, which ended here.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use super::Worker;
@@ -17,6 +18,7 @@ use super::refusal::Refusal;
 use super::upstream::LocalView;
 use crate::base::{SessionId, SessionMap, Span};
 use crate::config::plan::SessionPlan;
+use crate::net::stream;
 use crate::store::{Found, Principal, Record, Reservation, Store, Transport};
 use crate::wire::http1::head::{Method, Name};
 use crate::wire::mcp::Era;
@@ -35,8 +37,8 @@ const PROTOCOL_MAX: usize = 32;
 #[derive(Default)]
 pub struct Hot {
     known: RefCell<SessionMap<Rc<Entry>>>,
-    /// Sessions with open streams, and how many; these are kept alive.
-    streaming: RefCell<SessionMap<usize>>,
+    /// The open streams of sessions, as the descriptors of their clients; these sessions are kept alive.
+    streaming: RefCell<SessionMap<Vec<RawFd>>>,
     kept_alive_ms: Cell<u64>,
 }
 
@@ -79,6 +81,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// The store's `ended_epoch` when it was found.
+    pub fn epoch(&self) -> u64 {
+        self.entry.epoch.get()
+    }
+
     /// Upstream's own id, for the `Mcp-Session-Id` header; `None` for a 2024-11-05 session.
     pub fn header_value(&self) -> Option<&[u8]> {
         match self.entry.record.transport {
@@ -289,6 +296,13 @@ impl Hot {
         entry
     }
 
+    /// The session ended: its clients see their streams end.
+    pub fn end_streams(&self, id: &SessionId) {
+        for &client in self.streaming.borrow().get(id).into_iter().flatten() {
+            stream::end(client);
+        }
+    }
+
     /// An open stream keeps its session alive. Called every so often.
     pub fn keep_streams_alive(&self, store: &Store) {
         let now = store.now_ms();
@@ -299,26 +313,46 @@ impl Hot {
     }
 }
 
-/// An open stream of a session, counted until dropped.
+/// An open stream of a session, known until dropped, which is before its client's connection is.
 pub struct OpenStream {
     worker: Rc<Worker>,
     id: SessionId,
+    client: RawFd,
 }
 
-pub fn open_stream(worker: &Rc<Worker>, id: SessionId) -> OpenStream {
-    *worker.sessions.streaming.borrow_mut().entry(id).or_default() += 1;
-    OpenStream { worker: worker.clone(), id }
+/// `epoch`: what [`Store::ended_epoch`] was when the session was known to live.
+pub fn open_stream(worker: &Rc<Worker>, id: SessionId, client: RawFd, epoch: u64) -> OpenStream {
+    worker.sessions.streaming.borrow_mut().entry(id).or_default().push(client);
+    // Whoever ended it meanwhile did not see this stream.
+    if worker.shared.store.ended_epoch() != epoch && has_ended(&worker.shared.store, id) {
+        worker.sessions.end_streams(&id);
+    }
+    OpenStream { worker: worker.clone(), id, client }
+}
+
+fn has_ended(store: &Store, id: SessionId) -> bool {
+    match id.is_derived() {
+        true => matches!(store.look_up(&id), Ok(Found::Ended)),
+        false => matches!(store.find(&id), Ok(None)),
+    }
+}
+
+impl OpenStream {
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
         let mut streaming = self.worker.sessions.streaming.borrow_mut();
-        if let Some(count) = streaming.get_mut(&self.id) {
-            *count -= 1;
-            if *count == 0 {
-                streaming.remove(&self.id);
-                self.worker.shared.store.touch(self.id);
-            }
+        let Some(clients) = streaming.get_mut(&self.id) else { return };
+        if let Some(at) = clients.iter().position(|client| *client == self.client) {
+            clients.swap_remove(at);
+        }
+        if clients.is_empty() {
+            streaming.remove(&self.id);
+            self.worker.shared.store.touch(self.id);
         }
     }
 }
@@ -359,6 +393,8 @@ pub struct Birth<'a> {
 /// A session that began.
 pub struct Begun {
     pub id: SessionId,
+    /// The store's `ended_epoch` of before.
+    pub epoch: u64,
     /// Its id as the client sees it.
     pub shown: String,
 }
@@ -394,7 +430,7 @@ pub async fn begin(
         seen_ms: now,
     };
     let begun = name(view, store, &record, birth.caller)?;
-    let epoch = store.ended_epoch();
+    let epoch = begun.epoch;
     store.create(reservation, begun.id, record.clone()).await.map_err(|error| {
         tracing::error!(%error, "cannot commit a session");
         Refusal::STORE
@@ -405,9 +441,10 @@ pub async fn begin(
 
 /// An id for a new session: random, or all that another replica needs to know, sealed.
 fn name(view: &LocalView, store: &Store, record: &Record, caller: &Caller) -> Result<Begun, Refusal> {
+    let epoch = store.ended_epoch();
     let Some(seal) = &view.view.plan.session.seal else {
         let id = store.new_id();
-        return Ok(Begun { id, shown: id.as_str().to_owned() });
+        return Ok(Begun { id, epoch, shown: id.as_str().to_owned() });
     };
     let contents = Contents {
         upstream: record.upstream.clone(),
@@ -422,7 +459,7 @@ fn name(view: &LocalView, store: &Store, record: &Record, caller: &Caller) -> Re
     };
     let named = seal.seal(&contents, Store::random()).and_then(|shown| {
         let id = sealed::name_of(shown.as_bytes())?;
-        Some(Begun { id, shown })
+        Some(Begun { id, epoch, shown })
     });
     named.ok_or_else(|| {
         tracing::warn!(upstream = record.upstream, "a session's id is too long to be sealed");

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ use rustls::ServerConfig;
 
 use super::auth::Gate;
 use super::limit::{RateLimits, Rules};
+use crate::base::SessionId;
 use crate::config::plan::{Plan, UpstreamPlan};
 use crate::identity::Keys;
 use crate::net::tls::Connector;
@@ -77,6 +78,8 @@ pub enum Command {
     Adopt(TcpStream, SocketAddr),
     /// Stop accepting, finish what runs, end.
     Drain,
+    /// This session ended: so do its open streams.
+    EndStreams(SessionId),
     /// Panic (fault tests of debug builds only).
     Die,
 }
@@ -110,10 +113,29 @@ pub struct Shared {
     pub faults: bool,
 }
 
+impl Upstream {
+    /// Whether it gets new work, as far as health and refused connections say.
+    pub fn is_open(&self, now_ms: u64) -> bool {
+        self.words.is_open(now_ms) && self.address.is_some()
+    }
+}
+
 impl Shared {
     /// Milliseconds since the start of the process: the clock of the table and of the pools.
     pub fn now_ms(&self) -> u64 {
         coarse_ms() - self.started_ms
+    }
+
+    /// Why `/ready` is 503.
+    pub fn unreadiness(&self, view: &View) -> Option<&'static str> {
+        if self.draining.load(Relaxed) {
+            return Some("shutting down");
+        }
+        if view.upstreams.is_empty() {
+            return Some("no upstream is configured");
+        }
+        let now = self.now_ms();
+        (!view.upstreams.iter().any(|upstream| upstream.is_open(now))).then_some("no upstream is reachable")
     }
 
     /// Tell worker `index` something; `false` if it is gone.

@@ -6,11 +6,11 @@ use crate::{from_file, root, run, text_file};
 
 #[test]
 fn a_server_refuses_what_it_cannot_do_yet_and_loads_what_is_switched_off() {
-    let (_keep, path) = text_file("[record]\nenabled = true\noutput = \"/tapes\"\n[admin]\nsocket = \"/run/a.sock\"\n");
+    let (_keep, path) = text_file("[record]\nenabled = true\noutput = \"/tapes\"\n[telemetry]\nenabled = true\n");
     let errors = config::load(&from_file(&path)).unwrap_err().to_string();
     assert!(errors.contains("recording is not available"), "{errors}");
     assert!(errors.contains("shadowcat.toml:2:11"), "{errors}");
-    assert!(errors.contains("the administrator's interface"), "{errors}");
+    assert!(errors.contains("tracing is not available"), "{errors}");
     let off = "[auth]\nenabled = false\nclient_id = \"x\"\n[rate_limit]\nenabled = false\nglobal = 5\n";
     let (_keep, path) = text_file(off);
     assert!(config::load(&from_file(&path)).is_ok());
@@ -94,6 +94,10 @@ fn what_contradicts_itself_is_refused() {
         ("[limits]\nhead_bytes = 2048\n", "limits.target_bytes is more than"),
         ("[pool]\nmin_idle = 2\nmax_size = 1\n", "more than pool.max_size"),
         ("[admin]\nbind = \"127.0.0.1:8080\"\n", "the address of the proxy itself"),
+        (
+            "[admin]\nsocket = \"/run/0123456789/0123456789/0123456789/0123456789/0123456789/0123456789/0123456789/0123456789/0123456789.sock\"\n",
+            "longer than the",
+        ),
         ("[rate_limit]\nglobal = 1\nglobal_window = 5\n", "write rate_limit.global_limit"),
         ("[[auth.rules]]\nscopes = [\"a\"]\n", "without a `path`, `method` or `tool`"),
         ("[proxy]\ntrusted_proxies = [\"10.0.0.0/40\"]\n", "no address range"),
@@ -143,7 +147,7 @@ fn messages_read_well() {
 
 #[test]
 fn a_server_names_each_feature_it_does_not_have() {
-    let text = "[telemetry]\nenabled = true\n\n[record]\noutput = \"/tapes\"\n\n[admin]\nsocket = \"/a.sock\"\n";
+    let text = "[telemetry]\nenabled = true\n\n[record]\noutput = \"/tapes\"\n";
     let (keep, path) = text_file(text);
     let said = config::load(&from_file(&path)).unwrap_err().to_string();
     insta::assert_snapshot!("not_available", said.replace(&keep.path().display().to_string(), "DIR"));

@@ -17,6 +17,7 @@ on_both_drivers!(
     a_flood_of_slow_heads_is_bounded_in_memory_and_time,
     a_flood_of_slow_bodies_is_bounded_in_memory_and_time,
     half_open_readers_do_not_stop_others,
+    silent_clients_are_asked_whether_they_live,
     a_storm_of_refused_requests_leaves_nothing_behind,
     idle_costs_no_time,
 );
@@ -318,4 +319,25 @@ fn idle_costs_no_time(driver: Driver) {
     wait_until("three quiet seconds", || begun.elapsed() > Duration::from_secs(3));
     let used = proxy.cpu_ticks() - before;
     assert!(used < 45, "{used}0 ms of CPU in three seconds of nothing");
+}
+
+/// One that lost its power ends no stream; the kernel finds out, if it was told to ask (the timer 2 of /proc/net/tcp).
+fn silent_clients_are_asked_whether_they_live(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        conversation.request();
+        conversation.begin_events("");
+        conversation.wait_for_end();
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let mut client = proxy.connect();
+    client.send(&get("/sse", ""));
+    client.stream_head();
+    let ours = format!(":{:04X}", proxy.address.port());
+    let theirs = format!(":{:04X}", client.wire.socket().local_addr().expect("an address").port());
+    wait_until("the timer that asks", || {
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("connections");
+        let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let row = rows.find(|row| row[1].ends_with(&ours) && row[2].ends_with(&theirs)).expect("the connection");
+        row[5].starts_with("02:")
+    });
 }

@@ -15,6 +15,8 @@ on_both_drivers!(
     the_endpoint_is_found_in_whatever_pieces,
     the_endpoint_is_found_behind_comments_and_other_fields,
     an_ended_stream_ends_its_session,
+    an_open_stream_keeps_its_session_alive,
+    a_session_that_is_killed_ends_with_its_stream,
     unknown_sessions_are_404,
     streams_without_an_endpoint_are_byte_exact,
     counts_among_max_sessions,
@@ -317,4 +319,35 @@ fn any_proxy_takes_the_posts_of_a_stream(driver: Driver) {
         assert_eq!(one.ask(&post_json(endpoint, "", &request(9, "ping"))).status, 404);
     }
     assert_eq!(a.upstream.requests().len() + b.upstream.requests().len(), asked);
+}
+
+fn an_open_stream_keeps_its_session_alive(driver: Driver) {
+    let server = Server::new("a");
+    let proxy = Proxy::before(driver, &[&server.upstream])
+        .set("session.timeout", "1s")
+        .set("session.cleanup_interval", "100ms")
+        .start();
+    let (mut stream, endpoint) = open(&proxy);
+    let begun = std::time::Instant::now();
+    wait_until("three lifetimes to pass", || begun.elapsed().as_secs() >= 3);
+    assert_eq!(proxy.ask(&post_json(&endpoint, "", &request(5, "ping"))).status, 202);
+    assert!(stream.stream_until(b"\n\n").ends_with(b"{\"jsonrpc\":\"2.0\",\"id\":5,\"result\":\"a\"}\n\n"));
+    drop(stream);
+    proxy.wait_for_metric("shadowcat_sessions_active", "", 0.0);
+}
+
+fn a_session_that_is_killed_ends_with_its_stream(driver: Driver) {
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let server = Server::new("a");
+    let proxy = Proxy::before(driver, &[&server.upstream]).store(directory.path()).start();
+    let ((mut killed, endpoint), (mut kept, other)) = (open(&proxy), open(&proxy));
+    let id = endpoint.rsplit('=').next().expect("an id");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_shadowcat"));
+    let socket = directory.path().join("admin.sock");
+    command.args(["admin", "--socket"]).arg(socket).args(["sessions", "kill", "--", id]);
+    assert!(command.status().expect("the command runs").success());
+    killed.expect_end();
+    assert_eq!(proxy.ask(&post_json(&endpoint, "", &request(5, "ping"))).status, 404);
+    assert_eq!(proxy.ask(&post_json(&other, "", &request(6, "ping"))).status, 202);
+    assert!(kept.stream_until(b"\n\n").ends_with(b"\"id\":6,\"result\":\"a\"}\n\n"));
 }

@@ -3,14 +3,18 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin;
+mod admin_store;
 mod auth;
 mod balance;
 mod chaos;
+mod doctor;
 mod failover;
 mod faults;
 mod guards;
 mod headers;
 mod health;
+mod health_command;
 mod health_mcp;
 mod http1;
 mod legacy_sse;
@@ -26,6 +30,7 @@ mod rates;
 mod reload;
 mod replicas;
 mod sealed;
+mod service_manager;
 mod sessions;
 mod smuggling;
 mod store;

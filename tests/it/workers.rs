@@ -205,7 +205,7 @@ fn a_worker_that_dies_is_restarted_and_counted(driver: Driver) {
 fn fault_paths_are_ordinary_without_their_switch(driver: Driver) {
     let upstream = FakeUpstream::answering("ordinary");
     let proxy = Proxy::before(driver, &[&upstream]).start();
-    for path in ["/__fault/panic-connection", "/__fault/panic-worker"] {
+    for path in ["/__fault/panic-connection", "/__fault/panic-worker", "/__fault/hang-worker"] {
         assert_eq!(proxy.ask(&get(path, "")).text(), "ordinary");
     }
     assert_eq!(proxy.metrics().sum("shadowcat_worker_restarts_total", ""), 0.0);

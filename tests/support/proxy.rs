@@ -51,6 +51,8 @@ pub struct Builder {
 /// A running proxy.
 pub struct Proxy {
     pub address: SocketAddr,
+    /// Where `/metrics` is, if not there (`admin.bind`).
+    pub pages: Option<SocketAddr>,
     child: Child,
     log: Log,
     tls: Option<Arc<ClientConfig>>,
@@ -114,7 +116,8 @@ impl Proxy {
     }
 
     pub fn metrics(&self) -> Metrics {
-        let answer = self.ask(&get("/metrics", "Connection: close\r\n"));
+        let request = get("/metrics", "Connection: close\r\n");
+        let answer = self.pages.map_or_else(|| self.ask(&request), |pages| RawClient::connect(pages).ask(&request));
         assert_eq!(answer.status, 200, "{answer:?}");
         Metrics(answer.text())
     }
@@ -278,9 +281,13 @@ impl Builder {
     /// As [`start`](Builder::start), or the exit code and what it said if it does not come up.
     pub fn try_start(self) -> Result<Proxy, (Option<i32>, String)> {
         let (mut child, log, config) = self.spawn();
+        let mut pages = None;
         let address = loop {
             match log.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
+                    if let Some((_, address)) = line.split_once("pages of the administrator address=") {
+                        pages = address.trim().parse().ok();
+                    }
                     if let Some((_, rest)) = line.split_once("listening on http") {
                         let word =
                             rest.trim_start_matches(['s', ':', '/']).split_whitespace().next().unwrap_or_default();
@@ -294,7 +301,7 @@ impl Builder {
                 }
             }
         };
-        let proxy = Proxy { address, child, log, tls: self.tls, _config: config };
+        let proxy = Proxy { address, pages, child, log, tls: self.tls, _config: config };
         let metrics = proxy.metrics();
         let label = format!("driver=\"{}\"", self.driver.name());
         let on_it = metrics.sum("shadowcat_driver_info", &label);

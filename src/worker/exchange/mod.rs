@@ -22,7 +22,6 @@ use super::relay::{self, Answer, Upload, Watch};
 use super::session::{self, Birth, OpenStream, Session};
 use super::upstream::{Lease, LocalView};
 use super::{Phase, Scratch, Worker, account, local, login};
-use crate::base::SessionId;
 use crate::config::plan::Plan;
 use crate::identity::{Credential, CredentialMissing};
 use crate::net::{Buffer, Stream};
@@ -154,15 +153,15 @@ async fn story(
 ) -> Result<After, Refusal> {
     let (account, begun) = (&open.account, open.account.begun);
     let plan = &view.view.plan;
-    let Scratch { head, peek, answer } = scratch;
+    let Scratch { head, bytes, peek, answer, .. } = scratch;
     // The head is kept for as long as the exchange lasts, the large buffer is not.
     let mut following = std::mem::take(input);
-    let head_bytes = Buffer::head(&following.bytes()[..head.len]);
+    bytes.keep_head(&following.bytes()[..head.len]);
     following.consume(head.len);
     if following.is_empty() {
         following = Buffer::default();
     }
-    let request = guard::admit(plan, client, head, head_bytes.bytes())?;
+    let request = guard::admit(plan, client, head, bytes.bytes())?;
     if let Some(page) = local::find(worker, view, &request) {
         let keep = Box::pin(local::answer(worker, view, client, &request, page, account)).await;
         *input = following;
@@ -301,7 +300,7 @@ async fn finish(
     account::listen(exchange.account, answer, bytes.bytes(), is_stream);
     let settled = settle_session(exchange, lease, session, &mut reserved, answer, bytes.bytes(), initialize).await;
     let shown = settled.map_err(blame)?;
-    let begun: Rc<Cell<Option<SessionId>>> = Rc::default();
+    let begun: Rc<Cell<Option<OpenStream>>> = Rc::default();
     let inspect = inspection(exchange, lease, session, reserved, is_stream, answer.status, &begun);
 
     let keep = request.keep_alive() && !upload.is_running() && !worker.is_draining();
@@ -323,9 +322,9 @@ async fn finish(
     let parts = Answer { bytes, head_len: answer.len, decoder, delivery, is_stream };
     let relayed =
         relay::answer(exchange, lease, out, parts, &mut standing.answered, inspect, &mut upload, &mut watch).await;
-    if let Some(id) = begun.take() {
+    if let Some(stream) = begun.take() {
         // A 2024-11-05 session lives as long as its stream.
-        session::end(worker, id).await?;
+        session::end(worker, stream.id()).await?;
     }
     let clean = relayed.map_err(blame)?;
     let sent = !upload.is_running();
@@ -397,7 +396,7 @@ fn inspection(
     reserved: Option<Reservation>,
     is_stream: bool,
     status: u16,
-    begun: &Rc<Cell<Option<SessionId>>>,
+    begun: &Rc<Cell<Option<OpenStream>>>,
 ) -> Inspect {
     let modern = exchange.era() == Era::Modern;
     if is_stream && status == 200 && exchange.request.method() == Method::Get && session.is_none() {
@@ -435,7 +434,9 @@ impl<'a> Streaming<'a> {
         if exchange.envelope.endless {
             exchange.client.enter(Phase::Streaming(lease.stream.fd()));
         }
-        let session = session.map(|session| session::open_stream(exchange.worker, session.id));
+        let client = exchange.client.stream.fd();
+        let open = |session: &Session| session::open_stream(exchange.worker, session.id, client, session.epoch());
+        let session = session.map(open);
         Streaming { exchange, _session: session }
     }
 }

@@ -108,6 +108,7 @@ impl Local {
         let (plan, upstream) = (&view.view.plan, &view.view.upstreams[index]);
         let mut idle = self.idle.borrow_mut();
         if !self.is_gone.get() && idle.len() < plan.pool.max_size.div_ceil(plan.workers * upstream.siblings) {
+            stream.put_aside();
             idle.push(Idle { stream, since_ms: now_ms, kept });
             self.cells.idle.add(1);
         }
