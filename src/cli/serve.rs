@@ -1,6 +1,6 @@
 //! `reverse` and `gateway`: load the configuration, open the store, serve.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use super::Failure;
 use super::args::ServerArgs;
-use crate::config::plan::{Durability, LogFormat, LogOutput, LogPlan, Plan, StoreKind};
-use crate::control::{self, Outcome, Source};
+use crate::config::plan::{Durability, Plan, StoreKind};
+use crate::control::{self, Outcome, Source, Start, log};
 use crate::store::{self, OpenError, Store};
 use crate::telemetry::histogram::Histogram;
 use crate::{config, demo};
@@ -29,7 +29,7 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
         sources.in_memory = true;
     }
     let loaded = config::load(&sources).map_err(|errors| Failure::config(errors.to_string()))?;
-    start_log(&loaded.plan.log)?;
+    let log = log::start(&loaded.plan.log).map_err(Failure::config)?;
     for warning in &loaded.warnings {
         eprintln!("shadowcat: warning: {warning}");
     }
@@ -41,7 +41,8 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
     let store = open_store(&plan, &durations, started)?;
     let listening = |address: SocketAddr| announce(address, &plan, demo.is_some());
     let faults = cfg!(debug_assertions) && std::env::var_os("SHADOWCAT_FAULTS").is_some();
-    let outcome = control::serve(plan.clone(), source, store, durations.clone(), started, faults, listening);
+    let start = Start { store, durations, logs: log.logs.clone(), started, faults };
+    let outcome = control::serve(plan.clone(), source, start, listening);
     match outcome {
         Ok(Outcome::Drained) => Ok(ExitCode::SUCCESS),
         Ok(Outcome::CutShort) => Ok(ExitCode::from(1)),
@@ -108,30 +109,4 @@ fn open_store(plan: &Plan, durations: &Arc<Histogram>, started: Instant) -> Resu
     let durations = durations.clone();
     store.set_on_end(Box::new(move |life| durations.record(life, started.elapsed())));
     Ok(store)
-}
-
-/// Logs go where the plan says; without colour where nobody sees it.
-pub fn start_log(plan: &LogPlan) -> Result<(), Failure> {
-    use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
-    let writer = match &plan.output {
-        LogOutput::Stdout => BoxMakeWriter::new(std::io::stdout),
-        LogOutput::Stderr => BoxMakeWriter::new(std::io::stderr),
-        LogOutput::File(path) => {
-            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-            let file = file.map_err(|error| Failure::config(format!("logging.output {}: {error}", path.display())))?;
-            BoxMakeWriter::new(std::sync::Mutex::new(file))
-        }
-    };
-    let terminal = match plan.output {
-        LogOutput::Stdout => std::io::stdout().is_terminal(),
-        LogOutput::Stderr => std::io::stderr().is_terminal(),
-        LogOutput::File(_) => false,
-    };
-    let colour = terminal && std::env::var_os("NO_COLOR").is_none();
-    let subscriber = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&plan.filter)).with_writer(writer);
-    let result = match plan.format {
-        LogFormat::Json => subscriber.json().try_init(),
-        LogFormat::Human => subscriber.with_ansi(colour).try_init(),
-    };
-    result.map_err(|error| Failure { code: 1, message: error.to_string() })
 }

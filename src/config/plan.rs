@@ -1,5 +1,6 @@
 //! The configuration as run: typed, complete, checked. Built once, shared by `Arc`, never changed.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -299,4 +300,14 @@ pub enum LogOutput {
     Stdout,
     Stderr,
     File(PathBuf),
+}
+
+impl fmt::Display for LogOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogOutput::Stdout => f.write_str("stdout"),
+            LogOutput::Stderr => f.write_str("stderr"),
+            LogOutput::File(path) => path.display().fmt(f),
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! L5, the control plane: what may block. Starts workers, watches them, resolves names, hears signals.
+//! L5, the control plane: what may block. Starts workers, watches them, resolves names, hears signals, writes logs.
 
 pub mod discovery;
 pub mod fetch;
@@ -6,6 +6,7 @@ mod grant;
 mod health;
 mod introspect;
 pub mod keys;
+pub mod log;
 pub mod login;
 pub mod publish;
 pub mod publisher;
@@ -15,4 +16,4 @@ pub mod supervisor;
 mod testing;
 
 pub use publisher::Source;
-pub use supervisor::{Outcome, serve};
+pub use supervisor::{Outcome, Start, serve};

@@ -20,8 +20,8 @@ use crate::config::plan::{DriverChoice, Plan};
 use crate::net::{acceptor, driver, listener};
 use crate::store::Store;
 use crate::table::Affinity;
-use crate::telemetry::Registry;
 use crate::telemetry::histogram::Histogram;
+use crate::telemetry::{Logs, Registry};
 use crate::worker::{self, Command, Shared};
 
 /// Pause before a worker that died is started anew, so that one that dies at once does not spin.
@@ -46,6 +46,17 @@ enum Event {
     Died(usize),
 }
 
+/// What there is before the first worker.
+pub struct Start {
+    pub store: Store,
+    /// Lives of ended sessions; written by the store's writer thread.
+    pub durations: Arc<Histogram>,
+    pub logs: Arc<Logs>,
+    pub started: Instant,
+    /// Fault paths answer (debug builds, tests only).
+    pub faults: bool,
+}
+
 /// Serve `plan`, and what `source` says later, until SIGTERM or SIGINT. `listening` is called once, when every worker accepts.
 ///
 /// # Errors
@@ -53,12 +64,10 @@ enum Event {
 pub fn serve(
     plan: Arc<Plan>,
     source: Source,
-    store: Store,
-    durations: Arc<Histogram>,
-    started: Instant,
-    faults: bool,
+    start: Start,
     listening: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<Outcome> {
+    let Start { store, durations, logs, started, faults } = start;
     let descriptors_allow = raise_descriptor_limit(&plan);
     let (address, listeners) = listener::bind(plan.bind, plan.workers)?;
     let tls = plan.tls.as_ref().map(acceptor::settings).transpose().map_err(anyhow::Error::msg)?;
@@ -76,6 +85,7 @@ pub fn serve(
         descriptors_allow,
         inboxes: (0..plan.workers).map(|_| Mutex::new(None)).collect(),
         session_durations: durations,
+        logs,
         started,
         draining: AtomicBool::new(false),
         faults,

@@ -7,6 +7,7 @@ use prometheus::{Encoder, TextEncoder};
 
 use super::cells::{Count, Fault, Series, UpstreamCells};
 use super::histogram::{Histogram, Merged};
+use super::logs::Logs;
 
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -34,12 +35,20 @@ pub struct Rates {
 }
 
 /// The whole page. `now` is the clock that the histograms were recorded with.
-pub fn render(series: &Series, sessions: &Sessions, rates: &Rates, durations: &Histogram, now: Duration) -> Vec<u8> {
+pub fn render(
+    series: &Series,
+    sessions: &Sessions,
+    rates: &Rates,
+    logs: &Logs,
+    durations: &Histogram,
+    now: Duration,
+) -> Vec<u8> {
     let mut families = Vec::new();
     session_families(&mut families, sessions, durations, now);
     upstream_families(&mut families, series, now);
     rate_families(&mut families, rates);
     process_families(&mut families, series);
+    log_families(&mut families, logs);
     families.retain(|family: &MetricFamily| !family.get_metric().is_empty());
     let mut text = Vec::with_capacity(8192);
     // Writing into a vector cannot fail, and the families above are well-formed; an empty page would show otherwise.
@@ -161,6 +170,19 @@ fn process_families(out: &mut Vec<MetricFamily>, series: &Series) {
     out.push(gauge("shadowcat_driver_info", "The I/O driver of a worker.", drivers));
     let build = [(vec![label("version", env!("CARGO_PKG_VERSION"))], 1)];
     out.push(gauge("shadowcat_build_info", "This program.", build));
+}
+
+fn log_families(out: &mut Vec<MetricFamily>, logs: &Logs) {
+    let tallies = logs.tallies();
+    let written = tallies.iter().map(|tally| (vec![label("log", tally.kind)], tally.written));
+    out.push(counter("shadowcat_log_lines_total", "Lines written to a log.", written));
+    let lost = tallies.iter().flat_map(|tally| {
+        [("no_room", tally.no_room), ("unwritten", tally.unwritten)]
+            .map(|(reason, count)| (vec![label("log", tally.kind), label("reason", reason)], count))
+    });
+    let help =
+        "Lines of a log that are lost: there was no room for them while the log took nothing, or writing failed.";
+    out.push(counter("shadowcat_log_lines_lost_total", help, lost));
 }
 
 type Labels = Vec<LabelPair>;

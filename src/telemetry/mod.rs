@@ -1,8 +1,14 @@
-//! L2: what the proxy tells about itself. Workers write their own cells; a scrape adds them up.
+//! L2: what the proxy tells about itself. Workers write their own cells; a scrape adds them up. What goes to logs is left in
+//! bounded boxes.
 
 pub mod cells;
 pub mod checks;
+mod events;
 pub mod exposition;
 pub mod histogram;
+mod logs;
+mod outbox;
 
 pub use cells::{Count, Fault, Registry, Series, UpstreamCells, WorkerCells};
+pub use logs::{Logs, Tally};
+pub use outbox::{Doorbell, Journal, Outbox};

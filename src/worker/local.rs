@@ -89,7 +89,8 @@ fn render(
                 exceeded: view.view.limits.exceeded(),
                 remaining: view.view.limits.remaining(&view.view.rules, worker.shared.started),
             };
-            let page = exposition::render(&series, &sessions, &rates, durations, worker.shared.started.elapsed());
+            let (logs, now) = (&worker.shared.logs, worker.shared.started.elapsed());
+            let page = exposition::render(&series, &sessions, &rates, logs, durations, now);
             (200, exposition::CONTENT_TYPE, page)
         }
         Page::ResourceMetadata => match (&view.view.plan.auth, &view.view.keys) {

@@ -18,7 +18,7 @@ use crate::net::tls::Connector;
 use crate::store::Store;
 use crate::table::{Affinity, Balancer, Endpoint, Trip};
 use crate::telemetry::histogram::Histogram;
-use crate::telemetry::{Registry, WorkerCells};
+use crate::telemetry::{Logs, Registry, WorkerCells};
 
 /// The configuration as workers use it, built whole by control and swapped whole.
 pub struct View {
@@ -98,6 +98,7 @@ pub struct Shared {
     pub inboxes: Vec<Mutex<Option<UnboundedSender<Command>>>>,
     /// Lives of ended sessions; written by the store's writer thread.
     pub session_durations: Arc<Histogram>,
+    pub logs: Arc<Logs>,
     pub started: Instant,
     /// Readiness is 503 from here on.
     pub draining: AtomicBool,

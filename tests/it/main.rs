@@ -16,6 +16,7 @@ mod http1;
 mod legacy_sse;
 mod limits;
 mod login;
+mod logs;
 mod mcp;
 mod mtls;
 mod pool;
