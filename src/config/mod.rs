@@ -19,6 +19,7 @@ mod filter;
 mod fixed;
 mod items;
 mod layers;
+mod logging;
 pub mod plan;
 mod planning;
 mod reference;

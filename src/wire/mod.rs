@@ -8,3 +8,4 @@ pub mod mcp;
 pub mod proxy_protocol;
 pub mod sealed;
 pub mod sse;
+pub mod trace_context;

@@ -158,6 +158,8 @@ struct Kept {
     meta_version: Option<Span>,
     initialize_version: Option<Span>,
     request_id: Option<Span>,
+    traceparent: Option<Span>,
+    tracestate: Option<Span>,
     state_hash: Option<u64>,
     task_hash: Option<u64>,
     batch: bool,
@@ -321,6 +323,11 @@ impl Peek {
     /// `params.requestId` as received, as `notifications/cancelled` has it.
     pub fn cancelled_request_id(&self) -> Option<&[u8]> {
         self.text(self.kept.request_id)
+    }
+
+    /// `params._meta.traceparent` and `tracestate`: who caused it (SEP-414).
+    pub fn trace_context(&self) -> Option<(&[u8], Option<&[u8]>)> {
+        Some((self.text(self.kept.traceparent)?, self.text(self.kept.tracestate)))
     }
 
     pub fn batch_has_initialize(&self) -> bool {
@@ -502,6 +509,8 @@ impl Peek {
             Some(Key::Uri) if string => Sink::Text { max: NAME_BYTES_MAX, what: "params.uri" },
             Some(Key::TaskId) if string => Sink::Text { max: NAME_BYTES_MAX, what: "params.taskId" },
             Some(Key::MetaVersion) if string => Sink::Text { max: METHOD_BYTES_MAX, what: "protocolVersion" },
+            Some(Key::Traceparent) if string => Sink::Text { max: NAME_BYTES_MAX, what: "traceparent" },
+            Some(Key::Tracestate) if string => Sink::Text { max: NAME_BYTES_MAX, what: "tracestate" },
             Some(Key::ProtocolVersion) if string => Sink::Text { max: METHOD_BYTES_MAX, what: "protocolVersion" },
             Some(Key::RequestState | Key::ResultState | Key::ResultTaskId | Key::TaskTaskId) if string => {
                 self.hash = HASH_START;
@@ -574,6 +583,8 @@ impl Peek {
                 kept.task_id = Some(span);
             }
             (_, Some(Key::MetaVersion)) => kept.meta_version = Some(span),
+            (_, Some(Key::Traceparent)) => kept.traceparent = Some(span),
+            (_, Some(Key::Tracestate)) => kept.tracestate = Some(span),
             (_, Some(Key::ProtocolVersion)) => kept.initialize_version = Some(span),
             _ => {}
         }
