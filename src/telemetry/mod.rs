@@ -1,6 +1,7 @@
 //! L2: what the proxy tells about itself. Workers write their own cells; a scrape adds them up. What goes to logs is left in
 //! bounded boxes.
 
+pub mod account;
 pub mod cells;
 pub mod checks;
 mod events;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustls::ServerConfig;
 
 use super::refusal::Refusal;
-use super::{Flags, Phase, Scratch, Worker, auth, exchange, refusal};
+use super::{Flags, Phase, Scratch, Worker, account, auth, exchange, refusal};
 use crate::config::plan::Plan;
 use crate::net::{self, Buffer, Canceller, Stream, within};
 use crate::wire::http1::head;
@@ -255,7 +255,8 @@ async fn serve(worker: &Rc<Worker>, client: &Client) {
         let mut scratch = match next_head(worker, client, &view.view.plan, &mut input).await {
             Next::Request(scratch) => scratch,
             Next::Refused(refusal) => {
-                Box::pin(refusal::answer(worker, client, &refusal, None, false)).await;
+                let bytes = Box::pin(refusal::answer(worker, client, &refusal, None, false)).await;
+                account::never_begun(worker, &view, client, &refusal, bytes);
                 return Box::pin(linger(client, input)).await;
             }
             Next::Gone => return,

@@ -7,6 +7,7 @@ use super::guard::Request;
 use super::upstream::LocalView;
 use super::{Worker, auth, outbound};
 use crate::net::{Buffer, within};
+use crate::telemetry::account::Account;
 use crate::telemetry::exposition::{self, Rates, Sessions};
 use crate::wire::http1::encode;
 use crate::wire::http1::framing::BodyLength;
@@ -37,13 +38,22 @@ pub fn find(worker: &Worker, view: &LocalView, request: &Request<'_>) -> Option<
 }
 
 /// Answer it; whether the connection may go on.
-pub async fn answer(worker: &Worker, view: &LocalView, client: &Client, request: &Request<'_>, page: Page) -> bool {
+pub async fn answer(
+    worker: &Worker,
+    view: &LocalView,
+    client: &Client,
+    request: &Request<'_>,
+    page: Page,
+    account: &Account,
+) -> bool {
     let keep = request.keep_alive() && request.body() == BodyLength::Empty;
     let mut out = Buffer::from_vec(Vec::with_capacity(4096));
     if !matches!(request.method(), Method::Get | Method::Head) {
+        account.status.set(405);
         outbound::own_head(out.vec(), 405, "text/plain", 0, keep, |out| encode::field(out, b"Allow", b"GET, HEAD"));
     } else {
         let (status, kind, body) = render(worker, view, client, request, page);
+        account.status.set(status);
         outbound::own_head(out.vec(), status, kind, body.len(), keep, |out| {
             encode::field(out, b"Cache-Control", b"no-store");
         });
@@ -51,6 +61,7 @@ pub async fn answer(worker: &Worker, view: &LocalView, client: &Client, request:
             out.vec().extend_from_slice(&body);
         }
     }
+    account.sent_client(out.len());
     let (Ok((Ok(()), _)),) = (within(view.view.plan.timeouts.write, client.stream.write_all(out)).await,) else {
         return false;
     };

@@ -21,6 +21,7 @@ use crate::identity::{
     ATTEMPT_LIFE, Attempt, AuthError, AuthorizationServer, Keys, Login, LoginError, Logins, Principal, Standing, Tokens,
 };
 use crate::net::{Buffer, within};
+use crate::telemetry::account::Account;
 use crate::wire::http1::encode;
 use crate::wire::http1::framing::BodyLength;
 use crate::wire::http1::head::{Method, Name};
@@ -113,7 +114,14 @@ impl Answer {
 }
 
 /// Answer it; whether the connection may go on.
-pub async fn answer(worker: &Worker, view: &View, client: &Client, request: &Request<'_>, page: Page) -> bool {
+pub async fn answer(
+    worker: &Worker,
+    view: &View,
+    client: &Client,
+    request: &Request<'_>,
+    page: Page,
+    account: &Account,
+) -> bool {
     let keep = request.keep_alive() && request.body() == BodyLength::Empty && !worker.is_draining();
     let Some(desk) = Desk::of(view) else { return false };
     let allowed: &[u8] = if page == Page::Logout { b"GET, POST" } else { b"GET" };
@@ -146,6 +154,8 @@ pub async fn answer(worker: &Worker, view: &View, client: &Client, request: &Req
     if request.method() != Method::Head {
         out.vec().extend_from_slice(answer.page.as_bytes());
     }
+    account.status.set(answer.status);
+    account.sent_client(out.len());
     matches!(within(view.plan.timeouts.write, client.stream.write_all(out)).await, Ok((Ok(()), _))) && keep
 }
 

@@ -17,9 +17,11 @@
 //!   outbound    the heads that leave, rebuilt
 //!   relay       bodies both ways: backpressure, event streams, cancellation
 //! refusal     every stage's error -> status, JSON-RPC code, metric reason
+//! account     what a request came to, told once when it ends
 //! ```
 
 mod accept;
+mod account;
 mod auth;
 mod connection;
 mod cookies;

@@ -198,8 +198,8 @@ impl Refusal {
     }
 }
 
-/// Send the refusal. `keep`: whether the request was read to its end, so that the connection may go on.
-pub async fn answer(worker: &Worker, client: &Client, refusal: &Refusal, id: Option<&[u8]>, keep: bool) {
+/// Send the refusal; how many bytes that was. `keep`: whether the request was read to its end, so that the connection may go on.
+pub async fn answer(worker: &Worker, client: &Client, refusal: &Refusal, id: Option<&[u8]>, keep: bool) -> usize {
     worker.cells.refused(refusal.reason);
     tracing::info!(
         status = refusal.status,
@@ -230,6 +230,7 @@ pub async fn answer(worker: &Worker, client: &Client, refusal: &Refusal, id: Opt
         }
     });
     out.vec().extend_from_slice(&body);
-    let patience = worker.view().view.plan.timeouts.write;
+    let (patience, length) = (worker.view().view.plan.timeouts.write, out.len());
     let _ = within(patience, client.stream.write_all(out)).await;
+    length
 }

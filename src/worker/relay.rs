@@ -18,6 +18,7 @@ use super::outbound::{self, Delivery};
 use super::refusal::Refusal;
 use super::upstream::{Lease, patience};
 use crate::net::{self, Buffer, Either, Probe, Stream, race, soon, within};
+use crate::telemetry::account::{By, Ended};
 use crate::wire::http1::body::BodyDecoder;
 use crate::wire::http1::encode::{self, CHUNK_END, LAST_CHUNK};
 use crate::wire::http1::framing::BodyLength;
@@ -105,6 +106,7 @@ async fn upload(
             rest.vec().extend_from_slice(&piece.bytes()[decoded.consumed..]);
         }
         piece.truncate(decoded.data);
+        exchange.account.received(piece.len());
         if peeking {
             let mut peek = peek.borrow_mut();
             peek.feed(piece.bytes()).map_err(|error| Refusal::json(&error).closing())?;
@@ -251,6 +253,7 @@ pub async fn answer_head(
     watch: &mut Watch<'_>,
 ) -> Result<Buffer, Unanswered> {
     let begun = Instant::now();
+    exchange.account.sent.set(Some(begun));
     let limits = &exchange.plan().limits.head;
     let mut buffer: Option<Buffer> = None;
     let mut interims = 0;
@@ -373,6 +376,7 @@ pub async fn answer(
         let (result, mut piece) = match read_upstream(lease, fresh, upload, watch, limit, drain).await {
             Ok(read) => read,
             Err(Interrupt::Drain) => {
+                exchange.account.ended.set(Ended { by: By::Drain, reason: "drain", early: false });
                 let mut end = Buffer::small_streaming();
                 if chunked {
                     frame(&mut end, true);
@@ -412,6 +416,7 @@ async fn shape(
     })?;
     let surplus = decoded.consumed < piece.len();
     piece.truncate(decoded.data);
+    exchange.account.listener.borrow_mut().hear(piece.bytes(), decoder.is_done());
     match inspect.see(exchange, piece.bytes(), decoder.is_done()).await? {
         Seen::Unchanged => {}
         Seen::Instead(bytes) => *piece = Buffer::from_vec(bytes),

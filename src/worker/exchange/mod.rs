@@ -21,13 +21,13 @@ use super::refusal::{self, Refusal};
 use super::relay::{self, Answer, Upload, Watch};
 use super::session::{self, Birth, OpenStream, Session};
 use super::upstream::{Lease, LocalView};
-use super::{Phase, Scratch, Worker, local, login};
+use super::{Phase, Scratch, Worker, account, local, login};
 use crate::base::SessionId;
 use crate::config::plan::Plan;
 use crate::identity::{Credential, CredentialMissing};
 use crate::net::{Buffer, Stream};
 use crate::store::{Reservation, Transport};
-use crate::telemetry::UpstreamCells;
+use crate::telemetry::account::Account;
 use crate::wire::http1::body::BodyDecoder;
 use crate::wire::http1::framing::{self, BodyLength};
 use crate::wire::http1::head::{Method, Name, ResponseHead};
@@ -42,23 +42,22 @@ pub struct Exchange<'a> {
     pub request: &'a Request<'a>,
     pub caller: &'a Caller,
     pub envelope: Envelope,
-    pub begun: Instant,
+    pub account: &'a Account,
     /// When `timeouts.request` is over.
     pub deadline: Option<Instant>,
     /// Of the upstream that was chosen.
     timeout: Cell<Duration>,
-    /// As far as it is known: in a body beyond the peek limit the end may tell.
-    era: Cell<Era>,
 }
 
 impl Exchange<'_> {
+    /// As far as it is known: in a body beyond the peek limit the end may tell.
     pub fn era(&self) -> Era {
-        self.era.get()
+        self.account.era.get()
     }
 
     /// The whole body was seen, and it is modern.
     pub fn is_modern_after_all(&self) {
-        self.era.set(Era::Modern);
+        self.account.era.set(Era::Modern);
     }
 
     pub fn plan(&self) -> &Plan {
@@ -90,11 +89,6 @@ impl Exchange<'_> {
         if whole { Refusal::REQUEST_TIMEOUT } else { Refusal::UPSTREAM_TIMEOUT }
     }
 
-    fn record(&self, cells: &UpstreamCells) {
-        let now = Instant::now();
-        cells.duration.record(now - self.begun, now - self.worker.shared.started);
-    }
-
     async fn write_to(&self, stream: &Stream, limit: Duration, bytes: Buffer) -> (io::Result<()>, Buffer) {
         self.client.write_by(stream.fd(), self.worker.ticks_from_now(limit));
         let written = stream.write_all(bytes).await;
@@ -104,6 +98,7 @@ impl Exchange<'_> {
 
     pub async fn write_client(&self, bytes: Buffer) -> Result<(), Refusal> {
         let limit = self.plan().timeouts.write;
+        self.account.sent_client(bytes.len());
         self.write_to(&self.client.stream, limit, bytes).await.0.map_err(|_| Refusal::CLIENT_GONE)
     }
 }
@@ -127,18 +122,25 @@ pub async fn run(
     scratch: &mut Scratch,
 ) -> After {
     scratch.peek.reset();
+    let open = account::open(worker, view, client, &scratch.head);
     let mut standing = Standing::default();
-    let refusal = match story(worker, view, client, input, scratch, &mut standing).await {
-        Ok(after) => return after,
-        Err(refusal) => refusal,
+    let after = match story(worker, view, client, input, scratch, &mut standing, &open).await {
+        Ok(after) => after,
+        Err(refusal) => {
+            account::refused(&open.account, &refusal, !standing.answered);
+            if standing.answered || refusal.reason == Refusal::CLIENT_GONE.reason {
+                worker.cells.refused(refusal.reason);
+                After::Abort
+            } else {
+                let keep = standing.keep_alive && !refusal.close && !worker.is_draining();
+                let answer = Box::pin(refusal::answer(worker, client, &refusal, scratch.peek.id(), keep));
+                open.account.sent_client(answer.await);
+                if keep { After::KeepAlive } else { After::Linger }
+            }
+        }
     };
-    if standing.answered || refusal.reason == Refusal::CLIENT_GONE.reason {
-        worker.cells.refused(refusal.reason);
-        return After::Abort;
-    }
-    let keep = standing.keep_alive && !refusal.close && !worker.is_draining();
-    Box::pin(refusal::answer(worker, client, &refusal, scratch.peek.id(), keep)).await;
-    if keep { After::KeepAlive } else { After::Linger }
+    open.close(&scratch.peek);
+    after
 }
 
 async fn story(
@@ -148,8 +150,9 @@ async fn story(
     input: &mut Buffer,
     scratch: &mut Scratch,
     standing: &mut Standing,
+    open: &account::Open<'_>,
 ) -> Result<After, Refusal> {
-    let begun = Instant::now();
+    let (account, begun) = (&open.account, open.account.begun);
     let plan = &view.view.plan;
     let Scratch { head, peek, answer } = scratch;
     // The head is kept for as long as the exchange lasts, the large buffer is not.
@@ -161,7 +164,7 @@ async fn story(
     }
     let request = guard::admit(plan, client, head, head_bytes.bytes())?;
     if let Some(page) = local::find(worker, view, &request) {
-        let keep = Box::pin(local::answer(worker, view, client, &request, page)).await;
+        let keep = Box::pin(local::answer(worker, view, client, &request, page, account)).await;
         *input = following;
         return Ok(if keep { After::KeepAlive } else { After::Linger });
     }
@@ -169,13 +172,13 @@ async fn story(
         // Each of them may make us ask the authorization server.
         let subject = Subject { client, request: &request, session: None, peek, whole: true, user: None, at: begun };
         limit::admit(worker, &view.view, &subject)?;
-        return Ok(show(worker, view, client, &request, page, input, following).await);
+        return Ok(show(worker, view, client, &request, page, input, following, account).await);
     }
     let identified = auth::identify(worker, &view.view, client, &request).await;
     if let Err(refusal) = &identified
         && let Some(page) = login::invites(&view.view, &request, refusal)
     {
-        return Ok(show(worker, view, client, &request, page, input, following).await);
+        return Ok(show(worker, view, client, &request, page, input, following, account).await);
     }
     if let Err(refusal) = &identified
         && !request.is_soon_read(plan.limits.peek_bytes_max)
@@ -183,21 +186,25 @@ async fn story(
         return Err(refusal.clone().closing());
     }
     let (envelope, mut intake) = envelope::read(plan, client, &request, following, peek).await?;
+    account.received(intake.body.len());
+    account.era.set(envelope.era);
+    account::understood(account, peek, intake.is_whole());
     if intake.is_whole() {
         *input = std::mem::take(&mut intake.rest);
         standing.keep_alive = request.keep_alive();
     }
     let caller = identified?;
+    open.is_from(&caller);
     auth::authorize(&view.view, client, &request, peek, intake.is_whole(), &caller)?;
     let session = session::resume(worker, view, &request, &envelope, &caller)?;
+    account.session.set(session.as_ref().map(|session| session.id));
     let (user, whole) = (caller.known(), intake.is_whole());
     let subject = Subject { client, request: &request, session: session.as_ref(), peek, whole, user, at: begun };
     limit::admit(worker, &view.view, &subject)?;
     let reserved = session::reserve(worker, &request, &envelope, session.as_ref())?;
     let deadline = plan.timeouts.request.map(|limit| begun + limit);
-    let (timeout, era) = (Cell::new(Duration::MAX), Cell::new(envelope.era));
-    let (request, caller) = (&request, &caller);
-    let exchange = Exchange { worker, view, client, request, caller, envelope, begun, deadline, timeout, era };
+    let (timeout, request, caller) = (Cell::new(Duration::MAX), &request, &caller);
+    let exchange = Exchange { worker, view, client, request, caller, envelope, account, deadline, timeout };
     let peek = RefCell::new(peek);
 
     let mut sending = Sending::new(session.as_ref(), intake);
@@ -205,7 +212,9 @@ async fn story(
         let lease = sending.lease(&exchange).await?;
         let mut watch = Watch::new(&exchange);
         let mut upload = sending.send(&exchange, &lease, &peek).await;
-        let bytes = match relay::answer_head(&exchange, &lease, answer, &mut upload, &mut watch).await {
+        let answered = relay::answer_head(&exchange, &lease, answer, &mut upload, &mut watch).await;
+        account.spoke(Instant::now());
+        let bytes = match answered {
             Ok(bytes) => bytes,
             Err(failed) => {
                 drop(upload);
@@ -232,6 +241,7 @@ async fn story(
 }
 
 /// A page of the login.
+#[expect(clippy::too_many_arguments, reason = "each is lent or given away on its own")]
 async fn show(
     worker: &Worker,
     view: &LocalView,
@@ -240,8 +250,9 @@ async fn show(
     page: login::Page,
     input: &mut Buffer,
     following: Buffer,
+    account: &Account,
 ) -> After {
-    let keep = Box::pin(login::answer(worker, &view.view, client, request, page)).await;
+    let keep = Box::pin(login::answer(worker, &view.view, client, request, page, account)).await;
     *input = following;
     if keep { After::KeepAlive } else { After::Linger }
 }
@@ -287,6 +298,7 @@ async fn finish(
         blame(Refusal::UPSTREAM_PROTOCOL)
     })?;
     let is_stream = is_event_stream(answer, bytes.bytes());
+    account::listen(exchange.account, answer, bytes.bytes(), is_stream);
     let settled = settle_session(exchange, lease, session, &mut reserved, answer, bytes.bytes(), initialize).await;
     let shown = settled.map_err(blame)?;
     let begun: Rc<Cell<Option<SessionId>>> = Rc::default();
@@ -303,7 +315,9 @@ async fn finish(
     let _stream = is_stream.then(|| Streaming::begin(exchange, lease, session));
     if is_stream {
         watch.it_matters();
-        exchange.record(cells);
+        if exchange.envelope.endless {
+            account::endless(worker, exchange.view, exchange.account);
+        }
     }
     let decoder = BodyDecoder::new(framed.body, None);
     let parts = Answer { bytes, head_len: answer.len, decoder, delivery, is_stream };
@@ -314,9 +328,6 @@ async fn finish(
         session::end(worker, id).await?;
     }
     let clean = relayed.map_err(blame)?;
-    if !is_stream {
-        exchange.record(cells);
-    }
     let sent = !upload.is_running();
     if let Some(rest) = upload.rest.take() {
         *input = rest;
@@ -368,7 +379,10 @@ async fn settle_session<'a>(
         initialize,
     };
     match Box::pin(session::begin(worker, exchange.view, reserved.take(), birth)).await {
-        Ok(begun) => Ok(Some(Cow::Owned(begun.shown.into_bytes()))),
+        Ok(begun) => {
+            exchange.account.session.set(Some(begun.id));
+            Ok(Some(Cow::Owned(begun.shown.into_bytes())))
+        }
         Err(refusal) => {
             own::abandon(exchange, lease.index, issued);
             Err(refusal)

@@ -24,7 +24,7 @@ pub(super) fn abandon(exchange: &Exchange<'_>, index: usize, upstream_session: &
         let view = worker.view();
         // It may stand elsewhere in the view of now.
         let Some(index) = view.view.upstream_of(&key) else { return };
-        let wanted = Wanted { pinned: Some(index), fresh: true, avoid: &[] };
+        let wanted = Wanted { pinned: Some(index), fresh: true, ..Wanted::default() };
         let Ok(lease) = upstream::lease(&worker, &view, wanted).await else { return };
         let _ = within(limit, async {
             let _ = lease.stream.write_all(out).await;
@@ -43,7 +43,7 @@ pub(super) async fn begin_anew(exchange: &Exchange<'_>, lease: &Lease, initializ
     let out = request(exchange, lease.index, b"POST", None, Some(initialize));
     let issued = ask(exchange, lease, out, limit).await?.ok_or(Refusal::UPSTREAM_PROTOCOL)?;
     // It is told on a connection of its own, since nobody knows what follows on the first.
-    let wanted = Wanted { pinned: Some(lease.index), fresh: true, avoid: &[] };
+    let wanted = Wanted { pinned: Some(lease.index), fresh: true, ..Wanted::default() };
     let second = upstream::lease(exchange.worker, exchange.view, wanted).await?;
     let out = request(exchange, second.index, b"POST", Some(&issued), Some(INITIALIZED));
     ask(exchange, &second, out, limit).await?;

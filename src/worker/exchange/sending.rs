@@ -7,6 +7,7 @@ use super::{Exchange, own};
 use crate::identity::Credential;
 use crate::net::Buffer;
 use crate::telemetry::Fault;
+use crate::telemetry::account::Account;
 use crate::wire::http1::framing::BodyLength;
 use crate::wire::http1::head::Method;
 use crate::wire::json::Peek;
@@ -73,6 +74,7 @@ impl<'a> Sending<'a> {
                 (Err(refusal), None) => return Err(refusal),
             },
         };
+        exchange.account.upstream.set(Some(lease.index));
         exchange.timeout.set(view.view.upstreams[lease.index].plan.timeout);
         self.credential = exchange.credential(lease.index).map_err(|error| {
             tracing::error!(upstream = exchange.name(&lease), %error, "a request cannot be sent");
@@ -101,10 +103,13 @@ impl<'a> Sending<'a> {
                 false => Err(Refusal::UPSTREAM_UNHEALTHY),
             };
         }
-        let refusal = match upstream::lease(worker, view, Wanted { pinned: session.upstream, ..self.again() }).await {
-            Ok(lease) => return Ok(lease),
-            Err(refusal) => refusal,
-        };
+        let refusal =
+            match upstream::lease(worker, view, Wanted { pinned: session.upstream, ..self.again(exchange.account) })
+                .await
+            {
+                Ok(lease) => return Ok(lease),
+                Err(refusal) => refusal,
+            };
         let is_gone = matches!(refusal.fault(), Some(Fault::Connect | Fault::Timeout));
         if is_gone && movable.is_some() {
             return Box::pin(self.relocate(exchange, session, movable)).await;
@@ -126,7 +131,12 @@ impl<'a> Sending<'a> {
         let initialize = initialize.ok_or(Refusal::SESSION_UNKNOWN)?;
         let (worker, view) = (exchange.worker, exchange.view);
         let avoid: Vec<usize> = session.upstream.into_iter().collect();
-        let lease = upstream::lease(worker, view, Wanted { pinned: None, fresh: true, avoid: &avoid }).await?;
+        let lease = upstream::lease(
+            worker,
+            view,
+            Wanted { pinned: None, fresh: true, avoid: &avoid, account: Some(exchange.account) },
+        )
+        .await?;
         let issued = own::begin_anew(exchange, &lease, initialize).await?;
         let moved = session::relocate(worker, view, session, lease.index, &issued).await?;
         tracing::info!(session = ?session.id, to = exchange.name(&lease), "a session goes on at another upstream");
@@ -137,11 +147,12 @@ impl<'a> Sending<'a> {
     async fn lease_of_moved(&self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
         let pinned = self.moved.as_ref().and_then(|moved| moved.upstream);
         let index = pinned.ok_or(Refusal::SESSION_UNKNOWN)?;
-        upstream::lease(exchange.worker, exchange.view, Wanted { pinned: Some(index), ..self.again() }).await
+        upstream::lease(exchange.worker, exchange.view, Wanted { pinned: Some(index), ..self.again(exchange.account) })
+            .await
     }
 
-    fn again(&self) -> Wanted<'_> {
-        Wanted { pinned: None, fresh: self.retried, avoid: &self.failed }
+    fn again<'b>(&'b self, account: &'b Account) -> Wanted<'b> {
+        Wanted { pinned: None, fresh: self.retried, avoid: &self.failed, account: Some(account) }
     }
 
     /// The body, where it begins a session that is to keep it.
@@ -153,7 +164,7 @@ impl<'a> Sending<'a> {
     /// Any upstream, but rather the one that issued the request's opaque state.
     async fn lease_any(&self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
         let (worker, view) = (exchange.worker, exchange.view);
-        let any = self.again();
+        let any = self.again(exchange.account);
         let issuer = exchange.envelope.affinity.and_then(|key| worker.shared.affinity.find(key));
         if let Some(index) = issuer.and_then(|number| view.view.upstream_numbered(number))
             && !self.failed.contains(&index)
@@ -215,6 +226,7 @@ impl<'a> Sending<'a> {
         let may_repeat = silent && exchange.envelope.repeatable && !self.was_streaming;
         if may_repeat && lease.reused && !self.retried && refusal.fault() == Some(Fault::Closed) {
             self.retried = true;
+            exchange.account.retries.set(exchange.account.retries.get() + 1);
             lease.cells().retries.add(1);
             return Ok(());
         }
@@ -232,6 +244,7 @@ impl<'a> Sending<'a> {
             exchange.worker.cells.retries_denied.add(1);
             return Err(refusal);
         }
+        exchange.account.retries.set(exchange.account.retries.get() + 1);
         self.failed.push(lease.index);
         self.failure.get_or_insert(refusal);
         lease.cells().retries.add(1);

@@ -1,12 +1,13 @@
 //! Which upstream a request goes to: where its session lives, else whose turn it is of those that are open.
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Lease, LocalView, open};
 use crate::net::within;
 use crate::table::{Endpoint, InFlight, Waiting};
 use crate::telemetry::Fault;
+use crate::telemetry::account::Account;
 use crate::worker::Worker;
 use crate::worker::refusal::Refusal;
 
@@ -19,6 +20,8 @@ pub struct Wanted<'a> {
     pub fresh: bool,
     /// These failed it already. With any, it waits in no line.
     pub avoid: &'a [usize],
+    /// Is told how long it waited, and for what.
+    pub account: Option<&'a Account>,
 }
 
 /// A connection for one request.
@@ -30,12 +33,12 @@ pub struct Wanted<'a> {
 /// does in time.
 pub async fn lease(worker: &Worker, view: &LocalView, wanted: Wanted<'_>) -> Result<Lease, Refusal> {
     match wanted.pinned {
-        Some(index) => lease_of(worker, view, index, wanted.fresh).await,
+        Some(index) => lease_of(worker, view, index, wanted).await,
         None => lease_any(worker, view, wanted).await,
     }
 }
 
-async fn lease_of(worker: &Worker, view: &LocalView, index: usize, fresh: bool) -> Result<Lease, Refusal> {
+async fn lease_of(worker: &Worker, view: &LocalView, index: usize, wanted: Wanted<'_>) -> Result<Lease, Refusal> {
     let words = &view.view.upstreams[index].words;
     let place = match words.enter() {
         Some(place) => place,
@@ -46,10 +49,10 @@ async fn lease_of(worker: &Worker, view: &LocalView, index: usize, fresh: bool) 
                 view.locals[index].cells.fault(Fault::Busy);
                 refusal
             };
-            Box::pin(in_line(worker, patience, waiting)).await.map_err(busy)?
+            Box::pin(in_line(worker, patience, waiting, wanted.account)).await.map_err(busy)?
         }
     };
-    open(worker, view, index, place, fresh).await
+    open(worker, view, index, place, wanted).await
 }
 
 async fn lease_any(worker: &Worker, view: &LocalView, wanted: Wanted<'_>) -> Result<Lease, Refusal> {
@@ -65,16 +68,17 @@ async fn lease_any(worker: &Worker, view: &LocalView, wanted: Wanted<'_>) -> Res
             Some(found) => Some(found),
             // A moved request has waited enough, but one that lately refused connections may be back.
             None if !wanted.avoid.is_empty() => paused(worker, view, &tried),
-            None => Box::pin(with_patience(worker, view, &tried, refused.is_none())).await?,
+            None => Box::pin(with_patience(worker, view, wanted, &tried, refused.is_none())).await?,
         };
         let Some((index, place)) = found else { return Err(refused.unwrap_or(Refusal::UPSTREAM_CONNECT)) };
-        match open(worker, view, index, place, wanted.fresh).await {
+        match open(worker, view, index, place, wanted).await {
             Ok(lease) => return Ok(lease),
             Err(refusal) => refused = Some(refusal),
         }
         tried.push(index);
         if tried.len() < upstreams.len() {
             view.locals[index].cells.retries.add(1);
+            wanted.account.into_iter().for_each(|account| account.retries.set(account.retries.get() + 1));
         }
     }
 }
@@ -87,6 +91,7 @@ async fn lease_any(worker: &Worker, view: &LocalView, wanted: Wanted<'_>) -> Res
 async fn with_patience(
     worker: &Worker,
     view: &LocalView,
+    wanted: Wanted<'_>,
     tried: &[usize],
     untried: bool,
 ) -> Result<Option<(usize, InFlight)>, Refusal> {
@@ -95,7 +100,7 @@ async fn with_patience(
     let left = || (0..upstreams.len()).filter(|index| !tried.contains(index));
     if left().any(|index| upstreams[index].words.accepts(now, trip)) {
         let patience = view.view.plan.balance.queue_timeout;
-        let place = in_line(worker, patience, balancer.wait(now)).await?;
+        let place = in_line(worker, patience, balancer.wait(now), wanted.account).await?;
         // The line is that of all views: a place at an upstream that this request does not know is of no use to it.
         let index = balancer.index_of(place.endpoint()).ok_or(Refusal::UPSTREAM_BUSY)?;
         return Ok(Some((index, place)));
@@ -119,11 +124,18 @@ fn paused(worker: &Worker, view: &LocalView, tried: &[usize]) -> Option<(usize, 
 }
 
 /// Wait for a place, but not for ever.
-async fn in_line(worker: &Worker, patience: Duration, waiting: Option<Waiting<Endpoint>>) -> Result<InFlight, Refusal> {
+async fn in_line(
+    worker: &Worker,
+    patience: Duration,
+    waiting: Option<Waiting<Endpoint>>,
+    account: Option<&Account>,
+) -> Result<InFlight, Refusal> {
     let waiting = waiting.ok_or(Refusal::UPSTREAM_BUSY)?;
     worker.cells.queued.add(1);
+    let begun = Instant::now();
     let place = within(patience, waiting).await;
     worker.cells.queued.sub(1);
+    account.into_iter().for_each(|account| account.queued.set(account.queued.get() + begun.elapsed()));
     place.map_err(|_| Refusal::UPSTREAM_BUSY)
 }
 

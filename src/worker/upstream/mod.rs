@@ -90,7 +90,13 @@ impl Lease {
 }
 
 /// A connection to this upstream, where `place` was taken.
-async fn open(worker: &Worker, view: &LocalView, index: usize, place: InFlight, fresh: bool) -> Result<Lease, Refusal> {
+async fn open(
+    worker: &Worker,
+    view: &LocalView,
+    index: usize,
+    place: InFlight,
+    wanted: Wanted<'_>,
+) -> Result<Lease, Refusal> {
     let upstream = &view.view.upstreams[index];
     let local = view.locals[index].clone();
     let trip = view.view.trip.as_ref();
@@ -98,12 +104,17 @@ async fn open(worker: &Worker, view: &LocalView, index: usize, place: InFlight, 
         Some(Pass::Refused { retry_after_ms }) => return Err(Refusal::breaker_open(retry_after_ms)),
         pass => Cell::new(pass.and_then(Pass::epoch)),
     };
-    if !fresh && let Some(Idle { stream, ahead, .. }) = local.take_idle() {
+    if !wanted.fresh
+        && let Some(Idle { stream, ahead, .. }) = local.take_idle()
+    {
         local.cells.reuses.add(1);
         let (ahead, kept) = (Cell::new(Some(ahead)), Cell::new(None));
         return Ok(Lease { stream, ahead, index, reused: true, kept, local, epoch, _place: place });
     }
-    match Box::pin(within(view.view.plan.timeouts.connect, connect(upstream))).await {
+    let begun = Instant::now();
+    let connected = Box::pin(within(view.view.plan.timeouts.connect, connect(upstream))).await;
+    wanted.account.into_iter().for_each(|account| account.connecting.set(account.connecting.get() + begun.elapsed()));
+    match connected {
         Ok(Ok(stream)) => {
             upstream.words.connected(worker.now_ms());
             local.cells.connects.add(1);

@@ -1,0 +1,169 @@
+//! The account of a request is opened when its exchange begins and closed once, in whatever way that ends.
+
+use std::cell::RefCell;
+use std::time::Instant;
+
+use super::Worker;
+use super::auth::Caller;
+use super::connection::Client;
+use super::refusal::Refusal;
+use super::upstream::LocalView;
+use crate::telemetry::Fault;
+use crate::telemetry::account::{Account, By, Ended, MethodId, Split};
+use crate::wire::answer::{Form, Listener};
+use crate::wire::http1::head::{Name, RequestHead, ResponseHead};
+use crate::wire::json::{Kind, Peek};
+
+/// The account of a request that is under way.
+pub struct Open<'a> {
+    worker: &'a Worker,
+    view: &'a LocalView,
+    client: &'a Client,
+    pub account: Account,
+    caller: RefCell<Caller>,
+    is_closed: bool,
+}
+
+/// All that is known of a request that ended.
+pub struct Closed<'a> {
+    pub worker: &'a Worker,
+    pub view: &'a LocalView,
+    pub client: &'a Client,
+    pub account: &'a Account,
+    pub caller: &'a Caller,
+    /// What was seen of its message; `None` if it was dropped in the middle.
+    pub peek: Option<&'a Peek>,
+    pub ended: Instant,
+    pub split: Split,
+}
+
+/// A request whose head is parsed.
+pub fn open<'a>(worker: &'a Worker, view: &'a LocalView, client: &'a Client, head: &RequestHead) -> Open<'a> {
+    let account = Account::new(Instant::now());
+    account.verb.set(head.method);
+    account.bytes_in.set(head.len as u64);
+    Open { worker, view, client, account, caller: RefCell::default(), is_closed: false }
+}
+
+/// A request whose head was refused, or did not come in time; `answered`: bytes of the answer.
+pub fn never_begun(worker: &Worker, view: &LocalView, client: &Client, refusal: &Refusal, answered: usize) {
+    let account = Account::new(Instant::now());
+    refused(&account, refusal, true);
+    account.sent_client(answered);
+    let (caller, ended, split) = (&Caller::Anonymous, account.begun, Split::default());
+    tell(&Closed { worker, view, client, account: &account, caller, peek: None, ended, split });
+}
+
+impl Open<'_> {
+    pub fn is_from(&self, caller: &Caller) {
+        self.caller.replace(caller.clone());
+    }
+
+    /// It ended; `peek` has seen what was to be seen of its message.
+    pub fn close(mut self, peek: &Peek) {
+        self.is_closed = true;
+        self.settle(Some(peek));
+    }
+
+    fn settle(&self, peek: Option<&Peek>) {
+        let (account, caller, ended) = (&self.account, self.caller.borrow(), Instant::now());
+        if let Some(peek) = peek {
+            understood(account, peek, true);
+        }
+        let split = account.split(ended);
+        let Open { worker, view, client, .. } = *self;
+        tell(&Closed { worker, view, client, account, caller: &caller, peek, ended, split });
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if !self.is_closed {
+            let reason = if std::thread::panicking() { "panic" } else { "dropped" };
+            self.account.ended.set(Ended { by: By::Proxy, reason, early: self.account.status.get() == 0 });
+            self.settle(None);
+        }
+    }
+}
+
+/// The one place where requests that ended are told of. Called on the worker: what is told here is counted in its own
+/// cells, or handed over without waiting.
+fn tell(closed: &Closed<'_>) {
+    count(closed);
+    // The access log, the audit log and spans are told here, each by one call, and take the place of this line.
+    let Closed { client, account, caller, peek, split, .. } = *closed;
+    tracing::debug!(
+        peer = %client.peer,
+        principal = caller.principal().map(|principal| &*principal.name),
+        method = account.method.get().map(MethodId::label),
+        named = peek.is_some_and(|peek| peek.name().is_some()),
+        status = account.status.get(),
+        outcome = account.outcome().label(),
+        total = ?split.total,
+        "a request ended"
+    );
+}
+
+fn count(closed: &Closed<'_>) {
+    let Closed { worker, view, account, ended, split, .. } = *closed;
+    if let (Some(index), Some(_)) = (account.upstream.get(), account.sent.get())
+        && !account.is_endless.get()
+    {
+        view.locals[index].cells.duration.record(split.total, ended - worker.shared.started);
+    }
+}
+
+/// A stream without end answers with its head.
+pub fn endless(worker: &Worker, view: &LocalView, account: &Account) {
+    account.is_endless.set(true);
+    if let (Some(index), Some(answered)) = (account.upstream.get(), account.answered.get()) {
+        view.locals[index].cells.duration.record(answered - account.begun, answered - worker.shared.started);
+    }
+}
+
+/// What the message is, as far as it was seen; `whole`: to its end.
+pub fn understood(account: &Account, peek: &Peek, whole: bool) {
+    let kind = peek.kind();
+    let method = match (kind, peek.method()) {
+        (Kind::Batch, _) => Some(MethodId::BATCH),
+        (_, Some(method)) => Some(MethodId::of(method)),
+        (Kind::Response, None) => Some(MethodId::RESPONSE),
+        (_, None) => None,
+    };
+    account.method.set(method);
+    // In a body beyond the peek limit an id may still come.
+    account.wants_answer.set(kind == Kind::Request || (method.is_some() && !whole));
+}
+
+/// Listen to upstream's answer, where it is one that says something.
+pub fn listen(account: &Account, answer: &ResponseHead, bytes: &[u8], is_stream: bool) {
+    account.status.set(answer.status);
+    if !account.wants_answer.get() {
+        return;
+    }
+    let form = if is_stream { Form::Events } else { Form::Json };
+    let plain = answer.find(bytes, Name::ContentEncoding).is_none();
+    let is_json = is_stream || answer.find(bytes, Name::ContentType).is_some_and(says_json);
+    let to_tool = account.method.get() == Some(MethodId::TOOLS_CALL);
+    let listener = if plain && is_json { Listener::new(form, to_tool) } else { Listener::deaf() };
+    account.listener.replace(listener);
+}
+
+fn says_json(kind: &[u8]) -> bool {
+    kind.len() >= 16 && kind[..16].eq_ignore_ascii_case(b"application/json")
+}
+
+/// A stage said no, or something broke; `early`: before the client saw an answer, so that it is told.
+pub fn refused(account: &Account, refusal: &Refusal, early: bool) {
+    let by = match refusal.reason {
+        "client_gone" | "header_timeout" | "body_timeout" => By::Client,
+        "request_timeout" => By::Proxy,
+        _ if refusal.fault().is_some_and(|fault| fault != Fault::Busy) => By::Upstream,
+        _ => By::Proxy,
+    };
+    account.ended.set(Ended { by, reason: refusal.reason, early });
+    if early {
+        let told = refusal.reason != Refusal::CLIENT_GONE.reason;
+        account.status.set(if told { refusal.status } else { 0 });
+    }
+}
