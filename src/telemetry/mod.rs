@@ -7,8 +7,13 @@ pub mod checks;
 mod events;
 pub mod exposition;
 pub mod histogram;
+pub mod lines;
 mod logs;
+pub mod moment;
 mod outbox;
+pub mod record;
+pub mod spans;
+pub mod text;
 
 pub use cells::{Count, Fault, Registry, Series, UpstreamCells, WorkerCells};
 pub use logs::{Logs, Tally};

@@ -1,0 +1,134 @@
+//! What is told of one request that ended: plain memory of a fixed size, which a worker fills and others format.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::account::{Account, By, Outcome, Split, Trace};
+use super::text::Text;
+use crate::base::SessionId;
+use crate::wire::answer::Said;
+use crate::wire::http1::head::Method;
+use crate::wire::mcp::Era;
+
+/// Of the access log, the audit log and spans alike.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    pub begun: Instant,
+    pub ended: Instant,
+    pub split: Split,
+    pub client: IpAddr,
+    pub verb: Method,
+    pub status: u16,
+    pub era: Era,
+    /// What MCP calls it; see `MethodId`.
+    pub method: Option<&'static str>,
+    pub outcome: Outcome,
+    pub said: Said,
+    pub termination: Termination,
+    /// Why it was refused or cut short; empty for a good end.
+    pub reason: &'static str,
+    pub retries: u32,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// A bearer secret: only a hash of it is ever told.
+    pub session: Option<SessionId>,
+    pub trace: Trace,
+    /// Without its query, which may hold secrets.
+    pub path: Text<64>,
+    /// As the client calls it (`X-Request-Id`).
+    pub request_id: Text<40>,
+    /// Who asked; never a credential.
+    pub principal: Text<64>,
+    /// The tool, the prompt, or the resource.
+    pub name: Text<64>,
+    pub upstream: Text<48>,
+    /// SHA-256 of a tool call's arguments as they were received, for the audit log.
+    pub arguments: Option<[u8; 32]>,
+    /// The rule that denied it, as it stands in the configuration, from 1.
+    pub rule: Option<u16>,
+}
+
+/// Who ended a request, and when: two letters in the manner of HAProxy.
+///
+/// The first is who: `-` nobody, it came to its end; `C` the client, `P` the proxy, `U` upstream, `D` the drain. The second
+/// is when: `-` at its end, `R` while it was read and checked, `Q` while it waited for a place, `C` while it waited for a
+/// connection, `H` while upstream's answer was awaited, `D` while the answer was passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Termination(pub [u8; 2]);
+
+impl Termination {
+    pub fn of(account: &Account) -> Termination {
+        let ended = account.ended.get();
+        let who = match ended.by {
+            By::Nobody => return Termination(*b"--"),
+            By::Client => b'C',
+            By::Proxy => b'P',
+            By::Upstream => b'U',
+            By::Drain => b'D',
+        };
+        let when = match ended.reason {
+            _ if !ended.early => b'D',
+            "upstream_busy" => b'Q',
+            _ if account.sent.get().is_some() => b'H',
+            "upstream_connect" | "upstream_timeout" | "no_resources" => b'C',
+            _ => b'R',
+        };
+        Termination([who, when])
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("??")
+    }
+}
+
+/// Whether it counts as an error: refused, cut short, or answered with 400 or above.
+pub fn is_error(account: &Account) -> bool {
+    account.status.get() >= 400 || !matches!(account.ended.get().by, By::Nobody | By::Drain)
+}
+
+/// Whole microseconds.
+pub fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What is told of a session: the first 64 bits of the SHA-256 of its id, which lead nowhere near the id.
+pub fn session_hash(id: &SessionId) -> [u8; 16] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id.as_bytes());
+    let mut digits = [0; 16];
+    crate::wire::trace_context::spell(&digest.as_ref()[..8], &mut digits);
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::account::Ended;
+
+    #[test]
+    fn the_code_says_who_and_when() {
+        let account = Account::new(Instant::now());
+        let code = |by, reason, early| {
+            account.ended.set(Ended { by, reason, early });
+            Termination::of(&account).as_str().to_owned()
+        };
+        assert_eq!(code(By::Nobody, "", false), "--");
+        assert_eq!(code(By::Proxy, "unauthorized", true), "PR");
+        assert_eq!(code(By::Client, "body_timeout", true), "CR");
+        assert_eq!(code(By::Proxy, "upstream_busy", true), "PQ");
+        assert_eq!(code(By::Upstream, "upstream_connect", true), "UC");
+        assert_eq!(code(By::Upstream, "upstream_timeout", true), "UC");
+        account.sent.set(Some(Instant::now()));
+        assert_eq!(code(By::Upstream, "upstream_timeout", true), "UH");
+        assert_eq!(code(By::Client, "client_gone", true), "CH");
+        assert_eq!(code(By::Upstream, "upstream_closed", false), "UD");
+        assert_eq!(code(By::Drain, "drain", false), "DD");
+    }
+
+    #[test]
+    fn a_session_is_told_by_a_hash() {
+        let id = SessionId::from_random([9; 24]);
+        let hash = String::from_utf8(session_hash(&id).to_vec()).unwrap();
+        assert!(!hash.contains(&id.as_str()[..6]) && hash.len() == 16);
+        assert_ne!(session_hash(&SessionId::from_random([8; 24])), session_hash(&id));
+    }
+}

@@ -1,0 +1,174 @@
+//! Short texts that are kept in place, so that a record of them is plain memory; and texts in lines, where they can break nothing.
+
+use std::fmt;
+
+/// Up to `N` bytes of a text, at most 255; what is longer is cut.
+#[derive(Clone, Copy)]
+pub struct Text<const N: usize> {
+    length: u8,
+    is_cut: bool,
+    bytes: [u8; N],
+}
+
+impl<const N: usize> Text<N> {
+    pub const NONE: Text<N> = Text { length: 0, is_cut: false, bytes: [0; N] };
+
+    #[inline]
+    pub fn of(text: &[u8]) -> Text<N> {
+        const { assert!(N <= 255) }
+        let mut kept = Text::NONE;
+        let length = text.len().min(N);
+        kept.bytes[..length].copy_from_slice(&text[..length]);
+        kept.length = length as u8;
+        kept.is_cut = length < text.len();
+        kept
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// As text, with an ellipsis where it was cut; what is no UTF-8 is replaced.
+    pub fn to_text(self) -> String {
+        let mut out = Vec::new();
+        self.write(&mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// As [`to_text`](Text::to_text), between quotes, as JSON has it.
+    pub fn quote(&self, out: &mut Vec<u8>) {
+        out.push(b'"');
+        escape(out, self.whole_characters());
+        if self.is_cut {
+            out.extend_from_slice("…".as_bytes());
+        }
+        out.push(b'"');
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.whole_characters());
+        if self.is_cut {
+            out.extend_from_slice("…".as_bytes());
+        }
+    }
+
+    /// Without the part of a character that the cut left.
+    fn whole_characters(&self) -> &[u8] {
+        match std::str::from_utf8(self.bytes()) {
+            Err(error) if self.is_cut && error.error_len().is_none() => &self.bytes()[..error.valid_up_to()],
+            _ => self.bytes(),
+        }
+    }
+}
+
+impl<const N: usize> Default for Text<N> {
+    fn default() -> Text<N> {
+        Text::NONE
+    }
+}
+
+impl<const N: usize> fmt::Debug for Text<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_text().fmt(f)
+    }
+}
+
+/// A text as it may stand between quotes, in JSON and in a terminal: no quote, backslash or control character (those of
+/// C1 included) stays as it is, nor what is no UTF-8.
+pub fn escape(out: &mut Vec<u8>, text: &[u8]) {
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    if text.iter().all(plain) {
+        return out.extend_from_slice(text);
+    }
+    for chunk in text.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '"' | '\\' => out.extend_from_slice(&[b'\\', c as u8]),
+                c if c.is_control() => {
+                    let mut digits = [0; 4];
+                    crate::wire::trace_context::spell(&(c as u16).to_be_bytes(), &mut digits);
+                    out.extend_from_slice(b"\\u");
+                    out.extend_from_slice(&digits);
+                }
+                c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+}
+
+/// A number without the ceremony of `fmt`.
+pub fn decimal(out: &mut Vec<u8>, mut number: u64) {
+    let (mut digits, mut at) = ([0; 20], 20);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return out.extend_from_slice(&digits[at..]);
+        }
+    }
+}
+
+/// Microseconds as milliseconds with three places.
+pub fn milliseconds(out: &mut Vec<u8>, us: u64) {
+    decimal(out, us / 1000);
+    padded::<3>(out, (us % 1000) as u32, b".");
+}
+
+/// A number of exactly `N` digits, behind something.
+pub fn padded<const N: usize>(out: &mut Vec<u8>, mut number: u32, before: &[u8]) {
+    let mut digits = [b'0'; N];
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    out.extend_from_slice(before);
+    out.extend_from_slice(&digits);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quoted(text: &[u8]) -> String {
+        let mut out = Vec::new();
+        Text::<16>::of(text).quote(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn quoted_texts_are_json_and_break_no_line() {
+        for text in ["", "plain", "a\"b\\c", "a\r\nb\t\u{1b}[31m", "größe", "\u{7f}\u{85}\u{9b}"] {
+            let json: String = serde_json::from_str(&quoted(text.as_bytes())).unwrap();
+            assert_eq!(json, text);
+            assert!(!quoted(text.as_bytes()).chars().any(char::is_control), "{text:?}");
+        }
+        assert_eq!(quoted(b"a\xffb"), "\"a\u{fffd}b\"");
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_between_characters() {
+        assert_eq!(quoted(b"0123456789abcdef"), "\"0123456789abcdef\"");
+        assert_eq!(quoted(b"0123456789abcdefg"), "\"0123456789abcdef…\"");
+        assert_eq!(quoted("0123456789abcde€".as_bytes()), "\"0123456789abcde…\"");
+    }
+
+    #[test]
+    fn numbers_are_those_of_fmt() {
+        for number in [0, 7, 10, 999, 1000, 123_456, u64::MAX] {
+            let mut out = Vec::new();
+            decimal(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
+        let mut out = Vec::new();
+        milliseconds(&mut out, 12_034);
+        assert_eq!(out, b"12.034");
+    }
+}
