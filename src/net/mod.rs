@@ -12,15 +12,15 @@ pub mod listener;
 mod pem;
 pub mod race;
 mod secured;
+mod socket;
 pub mod soon;
 pub mod stream;
 pub mod tls;
 
 pub use buffer::Buffer;
-pub use monoio::io::Canceller;
 pub use race::{Either, Expired, race, within};
 pub use soon::soon;
-pub use stream::{Ahead, Probe, Stream};
+pub use stream::{Probe, Stream, Watched};
 
 /// Start a task on this worker; it runs until it ends or the worker does.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {

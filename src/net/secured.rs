@@ -11,12 +11,10 @@ use std::sync::Arc;
 
 use monoio::io::AsyncWriteRent;
 use monoio::net::TcpStream;
-use rustix::net::{RecvFlags, SendFlags};
 use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 
-use super::Buffer;
-use super::buffer::SMALL_BYTES;
+use super::{Buffer, socket};
 
 /// Plaintext that is encrypted before the socket is written to, bytes: what bounds the memory of a slow reader.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -157,15 +155,12 @@ impl Secured {
     /// Ciphertext that is there, through rustls. Does not wait.
     fn pump(&self) -> io::Result<State> {
         let mut space = Buffer::small();
-        let room = space.vec();
-        room.resize(SMALL_BYTES, 0);
-        let came = match rustix::net::recv(self.socket(), room.as_mut_slice(), RecvFlags::DONTWAIT) {
-            Ok((came, _)) => came,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(State::Quiet),
-            Err(error) => return Err(error.into()),
+        match socket::recv(self.socket(), &mut space) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(State::Quiet),
+            came => came?,
         };
         let mut tls = self.tls.borrow_mut();
-        let mut rest = &space.bytes()[..came];
+        let mut rest = space.bytes();
         loop {
             // No bytes tell rustls of the end of input.
             let before = rest.len();
@@ -204,6 +199,11 @@ impl Secured {
                 self.tls.borrow_mut().write_tls(out.vec())?;
             }
             let mut sent = super::stream::Sent::new(out);
+            match socket::send(self.socket(), sent.rest()) {
+                Ok(now) => sent.advance(now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
             while !sent.is_done() {
                 let (result, back) = self.tcp().write(sent).await;
                 sent = back;
@@ -230,8 +230,7 @@ impl Secured {
             if tls.write_tls(&mut out).is_err() {
                 return;
             }
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            if !rustix::net::send(self.socket(), &out, flags).is_ok_and(|sent| sent == out.len()) {
+            if !socket::send(self.socket(), &out).is_ok_and(|sent| sent == out.len()) {
                 // Half a record cannot be taken back: the connection is of no use any more.
                 let _ = rustix::net::shutdown(self.socket(), rustix::net::Shutdown::Both);
                 return;

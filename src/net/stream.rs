@@ -4,23 +4,20 @@ use std::cell::UnsafeCell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-use monoio::io::{AsyncReadRent, AsyncWriteRent, CancelableAsyncReadRent, Canceller};
+use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use monoio::net::TcpStream;
 use rustix::net::RecvFlags;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 
 use super::secured::Secured;
-use super::{Buffer, Either, race, soon};
-
-/// "Operation canceled" on Linux.
-const ECANCELED: i32 = 125;
+use super::{Buffer, socket};
 
 /// What a look at a connection without taking anything shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,60 +115,47 @@ impl Stream {
         }
     }
 
-    /// Append to `buffer` what arrives; 0 bytes at the end of input. Dropped only if the connection closes.
-    pub async fn read(&self, buffer: Buffer) -> (io::Result<usize>, Buffer) {
+    /// Append to `buffer` what arrives; 0 bytes at the end of input. Over TLS to an upstream it is dropped only if the
+    /// connection closes.
+    pub async fn read(&self, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
         debug_assert!(buffer.room() > 0, "a read without room looks like the end of input");
         match self.io() {
-            Io::Plain(tcp) => tcp.read(buffer).await,
+            Io::Plain(tcp) => loop {
+                match socket::recv(self.borrowed(), &mut buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    done => return (done, buffer),
+                }
+                if let Err(error) = tcp.readable(false).await {
+                    return (Err(error), buffer);
+                }
+            },
             Io::Tls(tls) => tls.read(buffer).await,
             Io::Secured(secured) => secured.read(buffer).await,
             Io::Gone => (Err(gone()), buffer),
         }
     }
 
-    /// Start the next read now, for a connection that is put aside: its end, or a byte that nobody asked for, is known
-    /// then without a system call.
-    pub fn read_ahead(self: &Rc<Self>) -> Ahead {
+    /// Start to wait for the next bytes now, for a connection that is put aside: its end, or a byte that nobody asked for,
+    /// is known then without a system call.
+    pub fn watch(self: &Rc<Self>) -> Watched {
         let stream = self.clone();
-        let mut ahead = Ahead { read: Box::pin(async move { stream.read(Buffer::small()).await }), done: None };
-        ahead.is_quiet();
-        ahead
-    }
-
-    /// A read that gives up its buffer if nothing comes soon: `None` then, and nothing is lost.
-    ///
-    /// For the wait between two requests: on a busy connection one operation instead of two (wait, then read), on an
-    /// idle one no buffer. Over TLS there is no way back, so it waits.
-    pub async fn read_soon(&self, buffer: Buffer, canceller: &mut Canceller) -> Option<(io::Result<usize>, Buffer)> {
-        let tcp = match self.io() {
-            Io::Plain(tcp) => tcp,
-            Io::Secured(secured) => {
-                return match race(pin!(secured.readable()), pin!(soon())).await {
-                    Either::First(Ok(())) => Some(secured.read(buffer).await),
-                    Either::First(Err(error)) => Some((Err(error), buffer)),
-                    Either::Second(()) => None,
-                };
-            }
-            Io::Tls(_) | Io::Gone => return Some(self.read(buffer).await),
-        };
-        let mut read = pin!(tcp.cancelable_read(buffer, canceller.handle()));
-        if let Either::First(done) = race(read.as_mut(), pin!(soon())).await {
-            return Some(done);
-        }
-        // What completes before the cancellation takes hold is a read like any other.
-        *canceller = std::mem::take(canceller).cancel();
-        match read.await {
-            (Err(error), _) if error.raw_os_error() == Some(ECANCELED) => None,
-            done => Some(done),
-        }
+        let mut watched = Watched { wait: Box::pin(async move { stream.readable().await }), is_over: false };
+        watched.is_quiet();
+        watched
     }
 
     /// Send all of `buffer`, which comes back as it went in, so that it can be sent once more elsewhere.
     pub async fn write_all(&self, buffer: Buffer) -> (io::Result<()>, Buffer) {
-        if let Io::Secured(secured) = self.io() {
-            return (secured.write_all(&buffer).await, buffer);
-        }
         let mut rest = Sent { buffer, at: 0 };
+        match self.io() {
+            Io::Secured(secured) => return (secured.write_all(&rest.buffer).await, rest.buffer),
+            Io::Plain(_) => match socket::send(self.borrowed(), rest.buffer.bytes()) {
+                Ok(sent) => rest.at = sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return (Err(error), rest.buffer),
+            },
+            Io::Tls(_) | Io::Gone => {}
+        }
         while rest.at < rest.buffer.len() {
             let (result, back) = match self.io() {
                 Io::Plain(tcp) => tcp.write(rest).await,
@@ -250,28 +234,24 @@ impl Stream {
     }
 }
 
-/// A read that was started before anybody waited for it.
-pub struct Ahead {
-    read: Pin<Box<dyn Future<Output = (io::Result<usize>, Buffer)>>>,
-    done: Option<(io::Result<usize>, Buffer)>,
+/// A wait for bytes that was started before anybody wanted them.
+pub struct Watched {
+    wait: Pin<Box<dyn Future<Output = io::Result<()>>>>,
+    is_over: bool,
 }
 
-impl Ahead {
+impl Watched {
     /// Whether nothing came yet: neither bytes, nor the end, nor an error.
     pub fn is_quiet(&mut self) -> bool {
-        if self.done.is_none()
-            && let Poll::Ready(done) = self.read.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-        {
-            self.done = Some(done);
-        }
-        self.done.is_none()
+        self.is_over |= self.wait.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        !self.is_over
     }
 
-    /// What it reads.
-    pub async fn finish(self) -> (io::Result<usize>, Buffer) {
-        match self.done {
-            Some(done) => done,
-            None => self.read.await,
+    /// Until something came.
+    pub async fn finish(self) {
+        if !self.is_over {
+            // What is wrong with the connection is for the read to tell.
+            let _ = self.wait.await;
         }
     }
 }
@@ -316,6 +296,10 @@ pub(super) struct Sent {
 impl Sent {
     pub(super) fn new(buffer: Buffer) -> Sent {
         Sent { buffer, at: 0 }
+    }
+
+    pub(super) fn rest(&self) -> &[u8] {
+        &self.buffer.bytes()[self.at..]
     }
 
     pub(super) fn advance(&mut self, n: usize) {

@@ -170,7 +170,7 @@ pub async fn identify(worker: &Worker, view: &View, client: &Client, request: &R
         return Err(Refusal::AUTH_CLOSED);
     }
     let keys = request.fields_named(plan.api_key_header.as_bytes());
-    if request.head.count(Name::Authorization) + keys.count() > 1 {
+    if request.head.fields.all(Name::Authorization).count() + keys.count() > 1 {
         return Err(Refusal::CREDENTIALS);
     }
     if has_token_in_query(request.path_and_query()) {

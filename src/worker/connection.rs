@@ -16,7 +16,7 @@ use rustls::ServerConfig;
 use super::refusal::Refusal;
 use super::{Flags, Phase, Scratch, Worker, account, auth, exchange, refusal};
 use crate::config::plan::Plan;
-use crate::net::{self, Buffer, Canceller, Stream, within};
+use crate::net::{self, Buffer, Either, Stream, race, soon, within};
 use crate::wire::http1::head;
 use crate::wire::proxy_protocol::{self, Progress};
 
@@ -244,10 +244,9 @@ impl Drop for Registered {
 
 async fn serve(worker: &Rc<Worker>, client: &Client) {
     let mut input = Buffer::default();
-    let mut canceller = Canceller::default();
     let mut first = true;
     loop {
-        if !next_bytes(worker, client, &mut input, &mut canceller, first).await {
+        if !next_bytes(worker, client, &mut input, first).await {
             return;
         }
         // Only now: a connection may have been idle for longer than a configuration lived.
@@ -283,13 +282,7 @@ enum Next {
 }
 
 /// Wait for the next request without owning a buffer. `false`: there is none.
-async fn next_bytes(
-    worker: &Worker,
-    client: &Client,
-    input: &mut Buffer,
-    canceller: &mut Canceller,
-    first: bool,
-) -> bool {
+async fn next_bytes(worker: &Worker, client: &Client, input: &mut Buffer, first: bool) -> bool {
     if !input.is_empty() {
         return true;
     }
@@ -298,28 +291,25 @@ async fn next_bytes(
         Box::pin(client.stream.shutdown()).await;
         return false;
     }
-    // Boxed, as below: what only a busy connection needs is not part of an idle one.
-    let soon = Box::pin(client.stream.read_soon(Buffer::small(), canceller)).await;
-    let read = match soon {
-        Some((read, buffer)) => {
-            *input = buffer;
-            read
-        }
-        None => {
+    let mut readable = pin!(client.stream.readable());
+    // A busy connection costs no timer.
+    let came = match race(readable.as_mut(), pin!(soon())).await {
+        Either::First(came) => Ok(came),
+        Either::Second(()) => {
             let patience = {
                 let view = worker.view();
                 let times = &view.view.plan.timeouts;
                 // A connection that never said anything is as slow a header as one that stopped half-way.
                 if first { times.header } else { times.keep_alive }
             };
-            if !matches!(within(patience, client.stream.readable()).await, Ok(Ok(()))) {
-                return false;
-            }
-            *input = Buffer::small();
-            Box::pin(fill(client, input)).await
+            within(patience, readable).await
         }
     };
-    matches!(read, Ok(1..))
+    if !matches!(came, Ok(Ok(()))) {
+        return false;
+    }
+    *input = Buffer::small();
+    matches!(fill(client, input).await, Ok(1..))
 }
 
 /// Read until the head of the request is complete.
@@ -343,7 +333,7 @@ async fn next_head(worker: &Worker, client: &Client, plan: &Plan, input: &mut Bu
             Ok(Err(_)) => return Next::Gone,
             Err(_) => break Refusal::HEADER_TIMEOUT,
         }
-        match Box::pin(fill(client, input)).await {
+        match fill(client, input).await {
             Ok(1..) => {}
             _ => return Next::Gone,
         }

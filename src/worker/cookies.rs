@@ -21,7 +21,7 @@ pub const BYTES_MAX: usize = 4096;
 /// # Errors
 /// It stands there twice, or is no ASCII: the browser that we gave it to does neither.
 pub fn find<'a>(request: &Request<'a>, name: &str) -> Result<Option<&'a str>, AuthError> {
-    let fields = request.head.fields.iter().filter(|field| field.known == Name::Cookie);
+    let fields = request.head.fields.all(Name::Cookie);
     let mut found = None;
     for pair in fields.flat_map(|field| field.value.of(request.bytes).split(|&b| b == b';')) {
         let Some(value) = pair.trim_ascii().strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))

@@ -135,7 +135,7 @@ pub fn conclude(request: &Request<'_>, peek: &mut Peek) -> Result<(), Refusal> {
         return Ok(());
     }
     for name in [Name::McpProtocolVersion, Name::McpMethod, Name::McpName] {
-        if request.head.count(name) > 1 {
+        if request.head.fields.is_repeated(name) {
             return Err(Refusal::mismatch("a repeated MCP header".to_owned()));
         }
     }

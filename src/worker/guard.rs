@@ -103,7 +103,7 @@ pub fn admit<'a>(plan: &Plan, client: &Client, head: &'a RequestHead, bytes: &'a
         return Err(refused_unread(&request, Refusal::HOST));
     }
     let allowed = |origin| is_our_own(plan, origin) || origin_allowed(&plan.guards, loopback, host, origin);
-    if head.count(Name::Origin) > 1 || request.find(Name::Origin).is_some_and(|origin| !allowed(origin)) {
+    if head.fields.is_repeated(Name::Origin) || request.find(Name::Origin).is_some_and(|origin| !allowed(origin)) {
         return Err(refused_unread(&request, Refusal::ORIGIN));
     }
     Ok(request)

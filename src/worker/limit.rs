@@ -285,7 +285,7 @@ fn client_address(plan: &Plan, client: &Client, request: &Request<'_>) -> IpAddr
     if !client.trusted {
         return client.peer;
     }
-    let fields = request.head.fields.iter().filter(|field| field.known == Name::XForwardedFor);
+    let fields = request.head.fields.all(Name::XForwardedFor);
     for field in fields.rev() {
         for text in field.value.of(request.bytes).rsplit(|&byte| byte == b',') {
             let address = std::str::from_utf8(text.trim_ascii()).ok().and_then(|text| text.parse::<IpAddr>().ok());

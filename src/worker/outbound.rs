@@ -7,7 +7,7 @@ use super::guard::Request;
 use super::session::Session;
 use super::shared::Upstream;
 use crate::identity::Credential;
-use crate::wire::http1::encode;
+use crate::wire::http1::encode::{self, Lines};
 use crate::wire::http1::framing::BodyLength;
 use crate::wire::http1::head::{Method, Name, ResponseHead, Version};
 use crate::wire::mcp::header;
@@ -39,10 +39,11 @@ pub fn request(
     let api_key = plan.auth.as_ref().map(|auth| auth.api_key_header.as_bytes());
     let is_ours = |name: &[u8]| api_key.is_some_and(|own| own.eq_ignore_ascii_case(name)) || replaced(name);
     let browsers = plan.auth.as_ref().is_some_and(|auth| auth.login.is_some());
+    let mut lines = Lines::new(out, bytes);
     for field in encode::forwardable(&request.head.fields, bytes) {
         let forward = match field.known {
             Name::Cookie if browsers => {
-                cookies::forward(out, field.name.of(bytes), field.value.of(bytes));
+                cookies::forward(lines.out(), field.name.of(bytes), field.value.of(bytes));
                 false
             }
             Name::Host | Name::McpSessionId => false,
@@ -56,9 +57,10 @@ pub fn request(
             _ => true,
         };
         if forward {
-            encode::field(out, field.name.of(bytes), field.value.of(bytes));
+            lines.copy(field);
         }
     }
+    let out = lines.out();
     if let Some(own) = credential {
         encode::field(out, own.field.as_bytes(), own.value.expose().as_bytes());
     }
@@ -95,7 +97,7 @@ fn target<'a>(request: &Request<'a>, upstream: &Upstream, session: Option<&Sessi
 /// `X-Forwarded-*` and `Forwarded` (RFC 7239). What the client sent of them is kept only from a trusted proxy.
 fn forwarded(out: &mut Vec<u8>, client: &Client, request: &Request<'_>) {
     let bytes = request.bytes;
-    let earlier = |name: Name| client.trusted.then(|| request.head.fields.iter().filter(move |f| f.known == name));
+    let earlier = |name: Name| client.trusted.then(|| request.head.fields.all(name));
     let address = client.address.as_bytes();
     let scheme: &[u8] = if client.stream.is_tls() { b"https" } else { b"http" };
 
@@ -154,11 +156,7 @@ pub struct Delivery {
 /// The head of upstream's answer as the client gets it. `session_id`: the id to show, ours.
 pub fn response(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8], session_id: Option<&[u8]>, delivery: Delivery) {
     encode::status_line(out, head.status, head.reason.of(bytes));
-    for field in encode::forwardable(&head.fields, bytes) {
-        if field.known != Name::McpSessionId {
-            encode::field(out, field.name.of(bytes), field.value.of(bytes));
-        }
-    }
+    let out = copy_fields(out, head, bytes);
     if let Some(id) = session_id {
         encode::field(out, header::SESSION_ID.as_bytes(), id);
     }
@@ -176,14 +174,19 @@ pub fn response(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8], session_id
     encode::end(out);
 }
 
+/// All but the id of the session, and what was for us alone.
+fn copy_fields<'a>(out: &'a mut Vec<u8>, head: &ResponseHead, bytes: &'a [u8]) -> &'a mut Vec<u8> {
+    let mut lines = Lines::new(out, bytes);
+    let fields = encode::forwardable(&head.fields, bytes);
+    fields.filter(|field| field.known != Name::McpSessionId).for_each(|field| lines.copy(field));
+    lines.out();
+    out
+}
+
 /// An interim answer (1xx), passed on as it is but for hop-by-hop fields.
 pub fn interim(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8]) {
     encode::status_line(out, head.status, head.reason.of(bytes));
-    for field in encode::forwardable(&head.fields, bytes) {
-        if field.known != Name::McpSessionId {
-            encode::field(out, field.name.of(bytes), field.value.of(bytes));
-        }
-    }
+    let out = copy_fields(out, head, bytes);
     encode::end(out);
 }
 

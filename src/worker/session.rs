@@ -99,7 +99,7 @@ pub fn resume(
         return Ok(None);
     }
     let (text, in_target) = match request.find(Name::McpSessionId) {
-        Some(_) if request.head.count(Name::McpSessionId) > 1 => return Err(Refusal::SESSION_HEADER),
+        Some(_) if request.head.fields.is_repeated(Name::McpSessionId) => return Err(Refusal::SESSION_HEADER),
         Some(text) => (text, None),
         None if request.method() == Method::Post && envelope.is_message => {
             let target = request.path_and_query();

@@ -1,8 +1,9 @@
 //! Heads and chunk frames as bytes. What is written was parsed before, or is ours: no value holds a line end.
 
 use std::io::Write;
+use std::ops::Range;
 
-use super::head::{Field, Name};
+use super::head::{Field, Fields, Name};
 
 pub const CHUNK_END: &[u8] = b"\r\n";
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -32,6 +33,44 @@ pub fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Fields of a received head on their way out. Lines that stand there as we would write them, one behind the other, are
+/// copied in one go.
+pub struct Lines<'a> {
+    out: &'a mut Vec<u8>,
+    bytes: &'a [u8],
+    /// What was not copied yet.
+    run: Range<usize>,
+}
+
+impl<'a> Lines<'a> {
+    /// `bytes`: the buffer that the head was parsed from.
+    pub fn new(out: &'a mut Vec<u8>, bytes: &'a [u8]) -> Lines<'a> {
+        Lines { out, bytes, run: 0..0 }
+    }
+
+    #[inline]
+    pub fn copy(&mut self, field: &Field) {
+        let name_end = (field.name.start + field.name.len) as usize;
+        let (start, end) = (field.name.start as usize, (field.value.start + field.value.len) as usize);
+        let between = self.bytes.get(name_end..field.value.start as usize);
+        if between != Some(b": ") || self.bytes.get(end..end + 2) != Some(b"\r\n") {
+            let bytes = self.bytes;
+            self::field(self.out(), field.name.of(bytes), field.value.of(bytes));
+        } else if self.run.end == start {
+            self.run.end = end + 2;
+        } else {
+            self.out();
+            self.run = start..end + 2;
+        }
+    }
+
+    /// What was written so far, for what is not copied.
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        self.out.extend_from_slice(&self.bytes[std::mem::take(&mut self.run)]);
+        self.out
+    }
 }
 
 pub fn content_length(out: &mut Vec<u8>, length: u64) {
@@ -83,11 +122,9 @@ pub fn chunk_head(size: usize) -> ChunkHead {
 
 /// The fields that go on to the next hop (RFC 9110 section 7.6.1): none that is about this hop or its framing, none
 /// that `Connection` names, unless the message means something else without it.
-pub fn forwardable<'a>(fields: &'a [Field], bytes: &'a [u8]) -> impl Iterator<Item = &'a Field> {
-    let names_some = fields
-        .iter()
-        .filter(|field| field.known == Name::Connection)
-        .any(|field| options(field, bytes).any(|option| !is_plain_option(option)));
+pub fn forwardable<'a>(fields: &'a Fields, bytes: &'a [u8]) -> impl Iterator<Item = &'a Field> {
+    let names_some =
+        fields.all(Name::Connection).any(|field| options(field, bytes).any(|option| !is_plain_option(option)));
     fields.iter().filter(move |field| {
         !is_of_this_hop(field.known) && (!names_some || never_removed(field, bytes) || !is_named(fields, field, bytes))
     })
@@ -101,11 +138,10 @@ fn is_plain_option(option: &[u8]) -> bool {
     option.is_empty() || option.eq_ignore_ascii_case(b"close") || option.eq_ignore_ascii_case(b"keep-alive")
 }
 
-fn is_named(fields: &[Field], field: &Field, bytes: &[u8]) -> bool {
+fn is_named(fields: &Fields, field: &Field, bytes: &[u8]) -> bool {
     let name = field.name.of(bytes);
     fields
-        .iter()
-        .filter(|field| field.known == Name::Connection)
+        .all(Name::Connection)
         .any(|connection| options(connection, bytes).any(|option| option.eq_ignore_ascii_case(name)))
 }
 

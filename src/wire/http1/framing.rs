@@ -1,6 +1,6 @@
 //! How long a body is: one function for requests, one for answers (RFC 9112 section 6.3). What is ambiguous is refused.
 
-use super::head::{Field, Method, Name, RequestHead, ResponseHead, Version};
+use super::head::{Field, Fields, Method, Name, RequestHead, ResponseHead, Version};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyLength {
@@ -88,43 +88,38 @@ struct Seen {
     expect_continue: Result<bool, FramingError>,
 }
 
-fn scan(fields: &[Field], bytes: &[u8], version: Version) -> Result<Seen, FramingError> {
-    let (mut length, mut chunked, mut expect_continue) = (None, false, Ok(false));
-    let (mut close, mut keep) = (false, false);
-    for field in fields {
-        match field.known {
-            Name::ContentLength => {
-                // Two lengths are refused even if they agree: somebody on the way may read the other one.
-                if length.is_some() {
-                    return Err(FramingError::ContentLength);
-                }
-                length = Some(number(field.value.of(bytes)).ok_or(FramingError::ContentLength)?);
-            }
-            Name::TransferEncoding => {
-                if version == Version::Http10 {
-                    return Err(FramingError::TransferEncodingIn10);
-                }
-                if chunked || !field.value.of(bytes).eq_ignore_ascii_case(b"chunked") {
-                    return Err(FramingError::TransferEncoding);
-                }
-                chunked = true;
-            }
-            Name::Connection => {
-                for token in field.value.of(bytes).split(|&b| b == b',').map(<[u8]>::trim_ascii) {
-                    close |= token.eq_ignore_ascii_case(b"close");
-                    keep |= token.eq_ignore_ascii_case(b"keep-alive");
-                }
-            }
-            Name::Expect => {
-                let wanted = field.value.of(bytes).eq_ignore_ascii_case(b"100-continue");
-                expect_continue = if wanted { Ok(true) } else { Err(FramingError::Expectation) };
-            }
-            _ => {}
+fn scan(fields: &Fields, bytes: &[u8], version: Version) -> Result<Seen, FramingError> {
+    let length = match fields.find(bytes, Name::ContentLength) {
+        // Two lengths are refused even if they agree: somebody on the way may read the other one.
+        Some(_) if fields.is_repeated(Name::ContentLength) => return Err(FramingError::ContentLength),
+        Some(digits) => Some(number(digits).ok_or(FramingError::ContentLength)?),
+        None => None,
+    };
+    let chunked = fields.has(Name::TransferEncoding);
+    if chunked {
+        if version == Version::Http10 {
+            return Err(FramingError::TransferEncodingIn10);
+        }
+        let coding = fields.find(bytes, Name::TransferEncoding).unwrap_or_default();
+        if fields.is_repeated(Name::TransferEncoding) || !coding.eq_ignore_ascii_case(b"chunked") {
+            return Err(FramingError::TransferEncoding);
+        }
+        if length.is_some() {
+            return Err(FramingError::BothLengths);
         }
     }
-    if chunked && length.is_some() {
-        return Err(FramingError::BothLengths);
+    let (mut close, mut keep) = (false, false);
+    for field in fields.all(Name::Connection) {
+        for token in field.value.of(bytes).split(|&b| b == b',').map(<[u8]>::trim_ascii) {
+            close |= token.eq_ignore_ascii_case(b"close");
+            keep |= token.eq_ignore_ascii_case(b"keep-alive");
+        }
     }
+    let is_known = |field: &Field| field.value.of(bytes).eq_ignore_ascii_case(b"100-continue");
+    let expect_continue = match fields.all(Name::Expect).all(is_known) {
+        true => Ok(fields.has(Name::Expect)),
+        false => Err(FramingError::Expectation),
+    };
     let keep_alive = !close && (version == Version::Http11 || keep);
     Ok(Seen { length, chunked, keep_alive, expect_continue })
 }

@@ -86,12 +86,86 @@ pub enum Name {
     Underscored,
 }
 
+impl Name {
+    const COUNT: usize = Name::Underscored as usize + 1;
+
+    fn bit(self) -> u64 {
+        1 << self as u32
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Field {
     pub name: Span,
     /// Without surrounding white space.
     pub value: Span,
     pub known: Name,
+}
+
+/// The fields of a head in their order, and where the first of each known name stands.
+#[derive(Clone, Debug)]
+pub struct Fields {
+    list: Vec<Field>,
+    first: [u8; Name::COUNT],
+    /// Bits of names that stand there at all, and more than once.
+    seen: u64,
+    repeated: u64,
+}
+
+impl Default for Fields {
+    fn default() -> Fields {
+        Fields { list: Vec::new(), first: [0; Name::COUNT], seen: 0, repeated: 0 }
+    }
+}
+
+impl Fields {
+    fn clear(&mut self) {
+        self.list.clear();
+        (self.seen, self.repeated) = (0, 0);
+    }
+
+    fn push(&mut self, field: Field) {
+        let bit = field.known.bit();
+        self.repeated |= self.seen & bit;
+        if self.seen & bit == 0 {
+            self.seen |= bit;
+            self.first[field.known as usize] = self.list.len() as u8;
+        }
+        self.list.push(field);
+    }
+
+    pub fn has(&self, name: Name) -> bool {
+        self.seen & name.bit() != 0
+    }
+
+    /// Whether it stands there more than once.
+    pub fn is_repeated(&self, name: Name) -> bool {
+        self.repeated & name.bit() != 0
+    }
+
+    /// The first value of a field.
+    pub fn find<'a>(&self, bytes: &'a [u8], name: Name) -> Option<&'a [u8]> {
+        self.has(name).then(|| self.list[usize::from(self.first[name as usize])].value.of(bytes))
+    }
+
+    /// All fields of this name.
+    pub fn all(&self, name: Name) -> impl DoubleEndedIterator<Item = &Field> {
+        let list = if self.has(name) { &self.list[usize::from(self.first[name as usize])..] } else { &[] };
+        list.iter().filter(move |field| field.known == name)
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, Field> {
+        self.list.iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Fields {
+    type Item = &'a Field;
+    type IntoIter = std::slice::Iter<'a, Field>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
 }
 
 /// "Not yet" is not an error.
@@ -116,7 +190,7 @@ pub struct RequestHead {
     /// The authority of an absolute-form target, else empty.
     pub authority: Span,
     pub version: Version,
-    pub fields: Vec<Field>,
+    pub fields: Fields,
     searched: usize,
 }
 
@@ -127,7 +201,7 @@ pub struct ResponseHead {
     pub status: u16,
     pub reason: Span,
     pub version: Version,
-    pub fields: Vec<Field>,
+    pub fields: Fields,
     searched: usize,
 }
 
@@ -160,6 +234,10 @@ impl HeadError {
 
 use HeadError::Malformed;
 
+/// The end of the last line, and the empty line.
+const END: &[u8] = b"\r\n\r\n";
+/// Longest method, bytes.
+const METHOD_BYTES_MAX: usize = 32;
 const BARE_LINE_FEED: HeadError = Malformed("line feed without carriage return");
 
 impl RequestHead {
@@ -177,18 +255,45 @@ impl RequestHead {
             return Ok(Progress::Incomplete);
         }
         let skip = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
+        let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+        let mut parsed = httparse::Request::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        // Most heads come whole and are fine: then they are gone through once. With all others care comes first.
+        if self.searched == 0 && bytes.get(skip).is_some_and(|&byte| is_token(byte)) {
+            let status = config.parse_request_with_uninit_headers(&mut parsed, &bytes[skip..], &mut slots);
+            if let Ok(httparse::Status::Complete(len)) = status
+                && len <= limits.head_bytes
+                && bytes[..skip + len].ends_with(END)
+                && parsed.method.is_some_and(|method| method.len() <= METHOD_BYTES_MAX)
+            {
+                return self.take(bytes, skip + len, &parsed, limits);
+            }
+        }
         check_start(&bytes[skip..], limits)?;
         let Some(end) = find_end(bytes, skip, &mut self.searched, limits.head_bytes)? else {
             return Ok(Progress::Incomplete);
         };
         let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let mut parsed = httparse::Request::new(&mut []);
-        let config = httparse::ParserConfig::default();
         let status = config.parse_request_with_uninit_headers(&mut parsed, &bytes[skip..end], &mut slots);
         let status = status.map_err(|error| match error {
             httparse::Error::Version if !names_a_version(&bytes[skip..end]) => Malformed("request line"),
             other => parse_error(other),
         })?;
+        // Unless the parser saw its end too early, what it says of the head is said first.
+        let taken = self.take(bytes, end, &parsed, limits)?;
+        ends_at(status, end - skip)?;
+        Ok(taken)
+    }
+
+    /// Keep where in `bytes`, of which the head has `end`, everything stands.
+    fn take(
+        &mut self,
+        bytes: &[u8],
+        end: usize,
+        parsed: &httparse::Request<'_, '_>,
+        limits: &HeadLimits,
+    ) -> Result<Progress, HeadError> {
         let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
             return Err(Malformed("no request line"));
         };
@@ -201,7 +306,6 @@ impl RequestHead {
         self.method_text = Span::within(bytes, method.as_bytes());
         self.target = Span::within(bytes, target.as_bytes());
         collect(&mut self.fields, bytes, parsed.headers, limits)?;
-        ends_at(status, end - skip)?;
         self.split_target(bytes)?;
         Ok(Progress::Complete)
     }
@@ -237,12 +341,11 @@ impl RequestHead {
 
     /// The one valid Host (RFC 9112 section 3.2); empty for an HTTP/1.0 request without one.
     pub fn host<'a>(&self, bytes: &'a [u8]) -> Result<&'a [u8], HeadError> {
-        let mut hosts = self.fields.iter().filter(|field| field.known == Name::Host);
-        let host = match (hosts.next(), hosts.next()) {
-            (Some(host), None) => host.value.of(bytes),
-            (None, _) if self.version == Version::Http10 => return Ok(self.authority.of(bytes)),
-            (None, _) => return Err(Malformed("no Host")),
-            (Some(_), Some(_)) => return Err(Malformed("more than one Host")),
+        let host = match self.find(bytes, Name::Host) {
+            Some(_) if self.fields.is_repeated(Name::Host) => return Err(Malformed("more than one Host")),
+            Some(host) => host,
+            None if self.version == Version::Http10 => return Ok(self.authority.of(bytes)),
+            None => return Err(Malformed("no Host")),
         };
         if !valid_authority(host) {
             return Err(Malformed("Host"));
@@ -256,11 +359,7 @@ impl RequestHead {
 
     /// The first value of a field.
     pub fn find<'a>(&self, bytes: &'a [u8], name: Name) -> Option<&'a [u8]> {
-        find(&self.fields, bytes, name)
-    }
-
-    pub fn count(&self, name: Name) -> usize {
-        self.fields.iter().filter(|field| field.known == name).count()
+        self.fields.find(bytes, name)
     }
 }
 
@@ -279,14 +378,36 @@ impl ResponseHead {
         if bytes[..known] != START[..known] {
             return Err(Malformed("no status line"));
         }
+        let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+        let mut parsed = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        if self.searched == 0 {
+            let status = config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut slots);
+            if let Ok(httparse::Status::Complete(len)) = status
+                && len <= limits.head_bytes
+                && bytes[..len].ends_with(END)
+            {
+                return self.take(bytes, len, &parsed, limits);
+            }
+        }
         let Some(end) = find_end(bytes, 0, &mut self.searched, limits.head_bytes)? else {
             return Ok(Progress::Incomplete);
         };
         let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let mut parsed = httparse::Response::new(&mut []);
-        let config = httparse::ParserConfig::default();
         let status = config.parse_response_with_uninit_headers(&mut parsed, &bytes[..end], &mut slots);
         ends_at(status.map_err(parse_error)?, end)?;
+        self.take(bytes, end, &parsed, limits)
+    }
+
+    /// As of a request.
+    fn take(
+        &mut self,
+        bytes: &[u8],
+        end: usize,
+        parsed: &httparse::Response<'_, '_>,
+        limits: &HeadLimits,
+    ) -> Result<Progress, HeadError> {
         let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
             return Err(Malformed("no status line"));
         };
@@ -306,16 +427,8 @@ impl ResponseHead {
 
     /// The first value of a field.
     pub fn find<'a>(&self, bytes: &'a [u8], name: Name) -> Option<&'a [u8]> {
-        find(&self.fields, bytes, name)
+        self.fields.find(bytes, name)
     }
-
-    pub fn count(&self, name: Name) -> usize {
-        self.fields.iter().filter(|field| field.known == name).count()
-    }
-}
-
-fn find<'a>(fields: &[Field], bytes: &'a [u8], name: Name) -> Option<&'a [u8]> {
-    fields.iter().find(|field| field.known == name).map(|field| field.value.of(bytes))
 }
 
 /// The parser takes a bare line feed for the end of a line: then it sees the end of the head before we do.
@@ -331,7 +444,7 @@ fn ends_at(status: httparse::Status<usize>, end: usize) -> Result<(), HeadError>
 /// [`collect`] find such a line feed.)
 fn find_end(bytes: &[u8], skip: usize, searched: &mut usize, head_bytes: usize) -> Result<Option<usize>, HeadError> {
     let from = (*searched).max(skip).saturating_sub(3).max(skip);
-    let end = memmem::find(&bytes[from.min(bytes.len())..], b"\r\n\r\n").map(|at| from + at + 4);
+    let end = memmem::find(&bytes[from.min(bytes.len())..], END).map(|at| from + at + 4);
     let upto = end.unwrap_or(bytes.len());
     if end.is_some() {
         return if upto - skip > head_bytes { Err(HeadError::TooLarge) } else { Ok(end) };
@@ -359,7 +472,7 @@ fn find_end(bytes: &[u8], skip: usize, searched: &mut usize, head_bytes: usize) 
 fn check_start(bytes: &[u8], limits: &HeadLimits) -> Result<(), HeadError> {
     let line = &bytes[..memchr::memchr(b'\r', bytes).unwrap_or(bytes.len())];
     let method = &line[..memchr::memchr(b' ', line).unwrap_or(line.len())];
-    if method.len() > 32 || !method.iter().all(|&b| is_token(b)) || (method.is_empty() && !bytes.is_empty()) {
+    if method.len() > METHOD_BYTES_MAX || !is_all(method, TOKEN) || (method.is_empty() && !bytes.is_empty()) {
         return Err(Malformed("method"));
     }
     let target = line.get(method.len() + 1..).unwrap_or_default();
@@ -390,7 +503,7 @@ fn parse_error(error: httparse::Error) -> HeadError {
 }
 
 fn collect(
-    fields: &mut Vec<Field>,
+    fields: &mut Fields,
     bytes: &[u8],
     parsed: &[httparse::Header<'_>],
     limits: &HeadLimits,
@@ -415,12 +528,55 @@ fn collect(
     Ok(())
 }
 
-/// Token characters (RFC 9110 section 5.6.2).
-pub fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+/// What a byte may be part of.
+const TOKEN: u8 = 1;
+const TARGET: u8 = 2;
+const REG_NAME: u8 = 4;
+
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0x21;
+    while byte < 0x7f {
+        let alphanumeric = (byte as u8).is_ascii_alphanumeric();
+        // RFC 9110 section 5.6.2.
+        if alphanumeric || stands_in(b"!#$%&'*+-.^_`|~", byte as u8) {
+            classes[byte] |= TOKEN;
+        }
+        // Visible ASCII without what no URI has (RFC 3986).
+        if !stands_in(b"\"<>\\^`{|}#", byte as u8) {
+            classes[byte] |= TARGET;
+        }
+        // RFC 3986 section 3.2.2.
+        if alphanumeric || stands_in(b"-._~%!$&'()*+,;=", byte as u8) {
+            classes[byte] |= REG_NAME;
+        }
+        byte += 1;
+    }
+    classes
+};
+
+const fn stands_in(set: &[u8], byte: u8) -> bool {
+    let mut at = 0;
+    while at < set.len() {
+        if set[at] == byte {
+            return true;
+        }
+        at += 1;
+    }
+    false
 }
 
-/// Visible ASCII without what no URI has, and whole percent escapes (RFC 3986).
+/// Token characters (RFC 9110 section 5.6.2).
+pub fn is_token(byte: u8) -> bool {
+    CLASSES[usize::from(byte)] & TOKEN != 0
+}
+
+/// Whether all of `text` is of a class.
+fn is_all(text: &[u8], class: u8) -> bool {
+    text.iter().fold(class, |left, &byte| left & CLASSES[usize::from(byte)]) != 0
+}
+
+/// What a URI may have, and whole percent escapes (RFC 3986).
 fn check_target(target: &[u8]) -> Result<(), HeadError> {
     let mut escapes = target;
     while let Some(at) = memchr::memchr(b'%', escapes) {
@@ -429,8 +585,7 @@ fn check_target(target: &[u8]) -> Result<(), HeadError> {
             _ => return Err(Malformed("percent escape in the request target")),
         }
     }
-    let allowed = |byte: &u8| (0x21..0x7f).contains(byte) && !b"\"<>\\^`{|}#".contains(byte);
-    if target.is_empty() || !target.iter().all(allowed) {
+    if target.is_empty() || !is_all(target, TARGET) {
         return Err(Malformed("request target"));
     }
     Ok(())
@@ -450,8 +605,7 @@ fn valid_authority(authority: &[u8]) -> bool {
         Some(_) => authority.split_at(memchr::memchr(b':', authority).unwrap_or(authority.len())),
         None => return false,
     };
-    let name_byte = |&b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&b);
-    let host_ok = host.first() == Some(&b'[') || (!host.is_empty() && host.iter().all(name_byte));
+    let host_ok = host.first() == Some(&b'[') || (!host.is_empty() && is_all(host, REG_NAME));
     let port_ok = match port {
         [] => true,
         [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
@@ -475,60 +629,99 @@ fn method_of(method: &[u8]) -> Method {
     }
 }
 
-/// By length first, so that most names cost one comparison or none.
+/// By length and first letter, so that a name costs one comparison or none.
 fn name_of(name: &[u8]) -> Name {
-    let candidates: &[(&str, Name)] = match name.len() {
-        2 => &[("te", Name::Te)],
-        3 => &[("via", Name::Via)],
-        4 => &[("host", Name::Host)],
-        5 => &[("proxy", Name::Proxy)],
-        6 => &[("accept", Name::Accept), ("cookie", Name::Cookie), ("origin", Name::Origin), ("expect", Name::Expect)],
-        7 => &[("upgrade", Name::Upgrade), ("trailer", Name::Trailer)],
-        8 => &[("mcp-name", Name::McpName)],
-        9 => &[("forwarded", Name::Forwarded), ("x-real-ip", Name::XForwardedOther)],
-        11 => &[("remote-user", Name::Identity)],
-        10 => &[("connection", Name::Connection), ("keep-alive", Name::KeepAlive), ("mcp-method", Name::McpMethod)],
-        12 => &[("content-type", Name::ContentType)],
-        13 => &[
-            ("authorization", Name::Authorization),
-            ("last-event-id", Name::LastEventId),
-            ("x-remote-user", Name::Identity),
-        ],
-        14 => &[("content-length", Name::ContentLength), ("mcp-session-id", Name::McpSessionId)],
-        15 => &[("x-forwarded-for", Name::XForwardedFor)],
-        16 => &[
-            ("content-encoding", Name::ContentEncoding),
-            ("x-forwarded-host", Name::XForwardedHost),
-            ("proxy-connection", Name::ProxyConnection),
-            ("x-forwarded-user", Name::Identity),
-        ],
-        17 => &[
-            ("transfer-encoding", Name::TransferEncoding),
-            ("x-forwarded-proto", Name::XForwardedProto),
-            ("x-forwarded-email", Name::Identity),
-        ],
-        18 => &[
-            ("proxy-authenticate", Name::ProxyAuthenticate),
-            ("x-forwarded-scopes", Name::Identity),
-            ("x-forwarded-groups", Name::Identity),
-        ],
-        19 => &[("proxy-authorization", Name::ProxyAuthorization)],
-        20 => &[("mcp-protocol-version", Name::McpProtocolVersion)],
-        _ => &[],
+    let first = name[0] | LOWER;
+    let (spelling, known) = match (name.len(), first) {
+        (2, b't') => ("te", Name::Te),
+        (3, b'v') => ("via", Name::Via),
+        (4, b'h') => ("host", Name::Host),
+        (5, b'p') => ("proxy", Name::Proxy),
+        (6, b'a') => ("accept", Name::Accept),
+        (6, b'c') => ("cookie", Name::Cookie),
+        (6, b'e') => ("expect", Name::Expect),
+        (6, b'o') => ("origin", Name::Origin),
+        (7, b't') => ("trailer", Name::Trailer),
+        (7, b'u') => ("upgrade", Name::Upgrade),
+        (8, b'm') => ("mcp-name", Name::McpName),
+        (9, b'f') => ("forwarded", Name::Forwarded),
+        (10, b'c') => ("connection", Name::Connection),
+        (10, b'k') => ("keep-alive", Name::KeepAlive),
+        (10, b'm') => ("mcp-method", Name::McpMethod),
+        (11, b'r') => ("remote-user", Name::Identity),
+        (12, b'c') => ("content-type", Name::ContentType),
+        (13, b'a') => ("authorization", Name::Authorization),
+        (13, b'l') => ("last-event-id", Name::LastEventId),
+        (14, b'c') => ("content-length", Name::ContentLength),
+        (14, b'm') => ("mcp-session-id", Name::McpSessionId),
+        (16, b'c') => ("content-encoding", Name::ContentEncoding),
+        (16, b'p') => ("proxy-connection", Name::ProxyConnection),
+        (17, b't') => ("transfer-encoding", Name::TransferEncoding),
+        (18, b'p') => ("proxy-authenticate", Name::ProxyAuthenticate),
+        (19, b'p') => ("proxy-authorization", Name::ProxyAuthorization),
+        (20, b'm') => ("mcp-protocol-version", Name::McpProtocolVersion),
+        _ => ("", Name::Other),
     };
-    for (spelling, known) in candidates {
-        if name.eq_ignore_ascii_case(spelling.as_bytes()) {
-            return *known;
-        }
+    if !spelling.is_empty() && is_spelt(name, spelling.as_bytes()) {
+        return known;
     }
-    if name.len() > 15 && name[..15].eq_ignore_ascii_case(b"x-auth-request-") {
-        return Name::Identity;
+    let extension = if first == b'x' { extension_of(name) } else { Name::Other };
+    if extension == Name::Other && has_underscore(name) { Name::Underscored } else { extension }
+}
+
+/// Names that begin with `X-`.
+fn extension_of(name: &[u8]) -> Name {
+    let (forwarded, auth) = (b"x-forwarded-".as_slice(), b"x-auth-request-".as_slice());
+    let begins = |start: &[u8]| name.len() > start.len() && is_spelt(&name[..start.len()], start);
+    if begins(forwarded) {
+        let rest = &name[forwarded.len()..];
+        let is = |spelling: &[u8]| rest.len() == spelling.len() && is_spelt(rest, spelling);
+        return if is(b"for") {
+            Name::XForwardedFor
+        } else if is(b"host") {
+            Name::XForwardedHost
+        } else if is(b"proto") {
+            Name::XForwardedProto
+        } else if is(b"user") || is(b"email") || is(b"scopes") || is(b"groups") {
+            Name::Identity
+        } else if has_underscore(name) {
+            Name::Underscored
+        } else {
+            Name::XForwardedOther
+        };
     }
-    if name.contains(&b'_') {
-        Name::Underscored
-    } else if name.len() > 12 && name[..12].eq_ignore_ascii_case(b"x-forwarded-") {
-        Name::XForwardedOther
-    } else {
-        Name::Other
+    match name.len() {
+        9 if is_spelt(name, b"x-real-ip") => Name::XForwardedOther,
+        13 if is_spelt(name, b"x-remote-user") => Name::Identity,
+        _ if begins(auth) => Name::Identity,
+        _ => Name::Other,
     }
+}
+
+/// The bit that tells small letters from capitals.
+const LOWER: u8 = 0x20;
+
+/// Whether a token is this spelling, of the same length, of small letters and hyphens, in any case. With [`LOWER`] set, no
+/// token character but the letter itself becomes a letter, and none becomes a hyphen.
+fn is_spelt(name: &[u8], spelling: &[u8]) -> bool {
+    debug_assert_eq!(name.len(), spelling.len());
+    let ((words, rest), (wanted, wanted_rest)) = (name.as_chunks::<8>(), spelling.as_chunks::<8>());
+    let lower = u64::from_le_bytes([LOWER; 8]);
+    let long = words
+        .iter()
+        .zip(wanted)
+        .fold(0, |diff, (a, b)| diff | ((u64::from_le_bytes(*a) | lower) ^ u64::from_le_bytes(*b)));
+    let short = rest.iter().zip(wanted_rest).fold(0, |diff, (a, b)| diff | ((a | LOWER) ^ b));
+    long == 0 && short == 0
+}
+
+fn has_underscore(name: &[u8]) -> bool {
+    // Eight at a time: a byte that becomes zero shows in a top bit.
+    let (words, rest) = name.as_chunks::<8>();
+    let (ones, tops) = (u64::from_le_bytes([1; 8]), u64::from_le_bytes([0x80; 8]));
+    let found = words.iter().fold(0, |found, word| {
+        let zeroed = u64::from_le_bytes(*word) ^ u64::from_le_bytes([b'_'; 8]);
+        found | (zeroed.wrapping_sub(ones) & !zeroed & tops)
+    });
+    found != 0 || rest.contains(&b'_')
 }

@@ -367,7 +367,7 @@ async fn settle_session<'a>(
         return Ok(issued.and(request.find(Name::McpSessionId)).map(Cow::Borrowed));
     }
     let Some(issued) = issued.filter(|_| success && request.method() == Method::Post) else { return Ok(None) };
-    if answer.count(Name::McpSessionId) > 1 {
+    if answer.fields.is_repeated(Name::McpSessionId) {
         return Err(Refusal::UPSTREAM_PROTOCOL);
     }
     let birth = Birth {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::net::{Ahead, Stream};
+use crate::net::{Stream, Watched};
 use crate::table::Endpoint;
 use crate::telemetry::UpstreamCells;
 use crate::worker::shared::{Shared, View};
@@ -31,7 +31,7 @@ pub struct Local {
 
 pub(super) struct Idle {
     pub stream: Rc<Stream>,
-    pub ahead: Ahead,
+    pub watched: Watched,
     since: Instant,
     /// How long upstream said that it keeps the connection, less a margin.
     kept: Option<Duration>,
@@ -39,7 +39,7 @@ pub(super) struct Idle {
 
 impl Idle {
     fn is_good(&mut self) -> bool {
-        self.kept.is_none_or(|kept| self.since.elapsed() < kept) && self.ahead.is_quiet()
+        self.kept.is_none_or(|kept| self.since.elapsed() < kept) && self.watched.is_quiet()
     }
 }
 
@@ -102,8 +102,8 @@ impl Local {
         let (plan, upstream) = (&view.view.plan, &view.view.upstreams[index]);
         let mut idle = self.idle.borrow_mut();
         if !self.is_gone.get() && idle.len() < plan.pool.max_size.div_ceil(plan.workers * upstream.siblings) {
-            let ahead = stream.read_ahead();
-            idle.push(Idle { stream, ahead, since: Instant::now(), kept });
+            let watched = stream.watch();
+            idle.push(Idle { stream, watched, since: Instant::now(), kept });
             self.cells.idle.add(1);
         }
     }
