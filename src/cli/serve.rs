@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::Failure;
 use super::args::ServerArgs;
 use crate::config::plan::{Durability, Plan, StoreKind};
-use crate::control::{self, Outcome, Source, Start, log};
+use crate::control::{self, Outcome, Source, Start, log, otlp};
 use crate::store::{self, OpenError, Store};
 use crate::telemetry::histogram::Histogram;
 use crate::{config, demo};
@@ -29,13 +29,16 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
         sources.in_memory = true;
     }
     let loaded = config::load(&sources).map_err(|errors| Failure::config(errors.to_string()))?;
-    let log = log::start(&loaded.plan.log).map_err(Failure::config)?;
+    let bell = loaded.plan.telemetry.as_ref().map(|_| Arc::default());
+    let log = log::start(&loaded.plan, bell.clone()).map_err(Failure::config)?;
     for warning in &loaded.warnings {
         eprintln!("shadowcat: warning: {warning}");
     }
     let plan = Arc::new(loaded.plan);
     let files = loaded.layers.file.iter().chain(&sources.auth_config).cloned().collect();
     let source = Source { read: Box::new(move || read_again(&sources)), files };
+    let traces = plan.telemetry.as_ref().zip(bell).map(|(traces, bell)| otlp::start(traces, bell, log.logs.clone()));
+    let _traces = traces.transpose().map_err(Failure::config)?;
     let started = Instant::now();
     let durations: Arc<Histogram> = Arc::default();
     let store = open_store(&plan, &durations, started)?;

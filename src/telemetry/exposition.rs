@@ -1,5 +1,6 @@
 //! The text of `/metrics` (Prometheus text format 0.0.4).
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType, Quantile, Summary};
@@ -183,6 +184,21 @@ fn log_families(out: &mut Vec<MetricFamily>, logs: &Logs) {
     let help =
         "Lines of a log that are lost: there was no room for them while the log took nothing, or writing failed.";
     out.push(counter("shadowcat_log_lines_lost_total", help, lost));
+    if let Some(spans) = &logs.spans {
+        let (none, counts) = (Vec::new, &logs.span_counts);
+        let exported = counts.exported.load(Relaxed);
+        out.push(counter("shadowcat_spans_exported_total", "Spans that the collector took.", [(none(), exported)]));
+        let dropped = [
+            ("no_room", spans.lost()),
+            ("unavailable", counts.unavailable.load(Relaxed)),
+            ("rejected", counts.rejected.load(Relaxed)),
+        ];
+        let dropped = dropped.map(|(reason, count)| (vec![label("reason", reason)], count));
+        let help = "Spans that reached no collector; of no_room the requests that had them.";
+        out.push(counter("shadowcat_spans_dropped_total", help, dropped));
+        let retries = counts.retries.load(Relaxed);
+        out.push(counter("shadowcat_spans_retries_total", "Batches of spans sent once more.", [(none(), retries)]));
+    }
 }
 
 type Labels = Vec<LabelPair>;

@@ -16,5 +16,5 @@ pub mod spans;
 pub mod text;
 
 pub use cells::{Count, Fault, Registry, Series, UpstreamCells, WorkerCells};
-pub use logs::{Logs, Tally};
+pub use logs::{Access, Logs, SpanCounts, Tally, Wanted};
 pub use outbox::{Doorbell, Journal, Outbox};

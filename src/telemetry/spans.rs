@@ -17,12 +17,9 @@ use crate::wire::trace_context::SpanContext;
 /// A sampled request. It may cost allocations.
 pub struct Sampled {
     pub record: Record,
-    pub traced: Traced,
+    pub traced: Box<Traced>,
     /// The message's id as received; empty: none.
     pub rpc_id: Text<40>,
-    /// As the client says it; empty: it does not.
-    pub protocol: Text<16>,
-    pub user_agent: Text<64>,
     pub is_tls: bool,
     pub asked: Option<Asked>,
 }
@@ -36,6 +33,9 @@ pub struct Traced {
     pub link: Option<SpanContext>,
     /// What belongs to the parent, and goes on to upstream.
     pub tracestate: Option<Box<[u8]>>,
+    /// The version of MCP as the client says it.
+    pub protocol: Text<16>,
+    pub user_agent: Text<64>,
 }
 
 /// How upstream was asked.
@@ -123,9 +123,9 @@ fn server(out: &mut Vec<u8>, dates: &Dates, sampled: &Sampled) {
     text(out, 9, "network.protocol.version", b"1.1");
     text(out, 9, "network.transport", b"tcp");
     text(out, 9, "client.address", record.client.to_string().as_bytes());
-    kept(out, "user_agent.original", &sampled.user_agent);
+    kept(out, "user_agent.original", &sampled.traced.user_agent);
     kept(out, "enduser.id", &record.principal);
-    kept(out, "mcp.protocol.version", &sampled.protocol);
+    kept(out, "mcp.protocol.version", &sampled.traced.protocol);
     if let Some(id) = &record.session {
         text(out, 9, "mcp.session.id", &session_hash(id));
     }

@@ -22,12 +22,16 @@ fn refused(client: &mut RawClient) {
 fn a_log_that_nobody_reads_holds_up_no_request(driver: Driver) {
     let upstream = FakeUpstream::answering("");
     let (reader, writer) = pipe().unwrap();
-    let proxy = Proxy::before(driver, &[&upstream]).set("logging.output", "stdout").stdout(writer).start();
+    let builder = Proxy::before(driver, &[&upstream]).set("logging.output", "stdout").variable("RUST_LOG", "debug");
+    let proxy = builder.stdout(writer).start();
     let mut client = proxy.connect();
     // Far more than a pipe and the queue in front of it hold.
     (0..6000).for_each(|_| refused(&mut client));
     let metrics = proxy.metrics();
-    assert!(metrics.sum("shadowcat_log_lines_lost_total", r#"log="events",reason="no_room""#) > 0.0, "{}", metrics.0);
+    for log in ["events", "access"] {
+        let labels = format!("log=\"{log}\",reason=\"no_room\"");
+        assert!(metrics.sum("shadowcat_log_lines_lost_total", &labels) > 0.0, "{}", metrics.0);
+    }
     // It ends although its last lines are never taken.
     let mut proxy = proxy;
     proxy.signal(Signal::TERM);
@@ -37,11 +41,16 @@ fn a_log_that_nobody_reads_holds_up_no_request(driver: Driver) {
 
 fn a_full_disk_loses_lines_and_nothing_else(driver: Driver) {
     let upstream = FakeUpstream::answering("");
-    let proxy = Proxy::before(driver, &[&upstream]).set("logging.output", "/dev/full").start();
+    let builder = Proxy::before(driver, &[&upstream]).set("logging.output", "/dev/full").variable("RUST_LOG", "debug");
+    let proxy = builder.start();
     let mut client = proxy.connect();
     (0..10).for_each(|_| refused(&mut client));
     wait_until("the losses to be counted", || {
-        proxy.metrics().sum("shadowcat_log_lines_lost_total", r#"log="events",reason="unwritten""#) >= 10.0
+        let lost = |log: &str| {
+            let labels = format!("log=\"{log}\",reason=\"unwritten\"");
+            proxy.metrics().sum("shadowcat_log_lines_lost_total", &labels)
+        };
+        lost("events") >= 10.0 && lost("access") == 10.0
     });
     assert_eq!(client.ask(&get("/", "")).status, 200);
 }
@@ -104,23 +113,26 @@ fn a_line_of_json_is_an_object() {
 #[test]
 fn the_journal_gets_priorities() {
     let upstream = FakeUpstream::answering("");
-    let said = |stream: &dyn Fn(&rustix::fs::Stat) -> String, format: &str| {
+    let said = |stream: &dyn Fn(&rustix::fs::Stat) -> String, format: &str, what: &str| {
         let (reader, writer) = pipe().unwrap();
         let found = rustix::fs::fstat(writer.as_fd()).unwrap();
         let proxy = Proxy::before(Driver::Epoll, &[&upstream])
             .set("logging.output", "stdout")
             .set("logging.format", format)
+            .variable("RUST_LOG", "debug")
             .variable("JOURNAL_STREAM", &stream(&found))
             .stdout(OwnedFd::from(writer))
             .start();
         refused(&mut proxy.connect());
-        BufReader::new(reader).lines().map_while(Result::ok).find(|line| line.contains("session_unknown")).unwrap()
+        BufReader::new(reader).lines().map_while(Result::ok).find(|line| line.contains(what)).unwrap()
     };
     let own = |found: &rustix::fs::Stat| format!("{}:{}", found.st_dev, found.st_ino);
-    let line = said(&own, "human");
-    assert!(line.starts_with("<6>") && line[3..].trim_start().starts_with("INFO"), "{line}");
-    assert!(said(&own, "json").starts_with('{'));
-    let other = said(&|found| format!("{}:{}", found.st_dev, found.st_ino + 1), "human");
+    let line = said(&own, "human", "refused a request");
+    assert!(line.starts_with("<7>") && line[3..].trim_start().starts_with("DEBUG"), "{line}");
+    let line = said(&own, "human", "access:");
+    assert!(line.starts_with("<6> INFO access: client="), "{line}");
+    assert!(said(&own, "json", "session_unknown").starts_with('{'));
+    let other = said(&|found| format!("{}:{}", found.st_dev, found.st_ino + 1), "human", "access:");
     assert!(other.starts_with("20"), "{other}");
 }
 

@@ -3,6 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
+mod audit;
 mod auth;
 mod balance;
 mod chaos;

@@ -9,18 +9,26 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, bounded};
 
 use super::output::Output;
-use crate::telemetry::{Doorbell, Logs};
+use crate::telemetry::lines::{self, Style};
+use crate::telemetry::moment::Dates;
+use crate::telemetry::record::Record;
+use crate::telemetry::{Doorbell, Journal, Logs};
 
 /// How long lines may gather while there are many: a write for each would cost more than all the rest.
 pub const PAUSE: Duration = Duration::from_millis(10);
+/// As [`PAUSE`], while writing fails.
+const RETRY: Duration = Duration::from_millis(100);
 /// How long it sleeps when there are none; a rotated file is made anew at the latest then.
 const IDLE: Duration = Duration::from_secs(1);
 /// Bytes of one write, about.
 const WRITE_BYTES: usize = 64 * 1024;
 
 /// A kind of lines.
+#[derive(Clone, Copy)]
 pub enum Kind {
     Events,
+    Access(Style),
+    Audit,
 }
 
 /// Lines of one kind on their way to the output.
@@ -37,6 +45,7 @@ pub struct Writer {
     bell: Arc<Doorbell>,
     flows: Vec<Flow>,
     logs: Arc<Logs>,
+    dates: Dates,
     stop: Arc<AtomicBool>,
 }
 
@@ -61,7 +70,7 @@ impl Running {
 pub fn start(output: Output, bell: Arc<Doorbell>, kinds: Vec<Kind>, logs: Arc<Logs>) -> io::Result<Running> {
     let flows = kinds.into_iter().map(|kind| Flow { kind, lines: Vec::new(), failing: false }).collect();
     let stop: Arc<AtomicBool> = Arc::default();
-    let writer = Writer { output, bell: bell.clone(), flows, logs, stop: stop.clone() };
+    let writer = Writer { output, bell: bell.clone(), flows, logs, dates: Dates::default(), stop: stop.clone() };
     let (tell, ended) = bounded(1);
     thread::Builder::new().name("log".into()).spawn(move || {
         writer.run();
@@ -77,10 +86,13 @@ impl Writer {
             if let Err(error) = self.output.heed_rotation() {
                 tracing::error!(place = %self.output.place(), %error, "the log cannot be opened anew: the old file stays");
             }
-            if self.write_all() {
-                thread::park_timeout(PAUSE);
-            } else if stopping {
+            let any = self.write_all();
+            if stopping && (!any || self.flows.iter().any(|flow| flow.failing)) {
                 return;
+            }
+            if any {
+                let failing = self.flows.iter().any(|flow| flow.failing);
+                thread::park_timeout(if failing { RETRY } else { PAUSE });
             } else {
                 let (logs, flows) = (&self.logs, &self.flows);
                 self.bell.wait(|| flows.iter().all(|flow| flow.kind.is_empty(logs)), IDLE);
@@ -90,57 +102,83 @@ impl Writer {
 
     /// Whether there was anything.
     fn write_all(&mut self) -> bool {
+        self.dates.refresh();
         let mut any = false;
         for flow in &mut self.flows {
-            any |= flow.write(&self.logs, &mut self.output);
+            any |= flow.write(&self.logs, &mut self.dates, &mut self.output);
         }
         any
     }
 }
 
 impl Kind {
-    fn is_empty(&self, logs: &Logs) -> bool {
+    fn is_empty(self, logs: &Logs) -> bool {
+        let nothing = |journal: &Option<Journal<Record>>| journal.as_ref().is_none_or(Journal::is_empty);
         match self {
             Kind::Events => logs.events.journal().is_empty(),
+            Kind::Access(_) => nothing(&logs.access),
+            Kind::Audit => nothing(&logs.audit),
         }
     }
 
-    /// The next line; `false`: there is none.
-    fn format(&self, logs: &Logs, out: &mut Vec<u8>) -> bool {
+    /// The next line; `None`: there is none.
+    fn format(self, logs: &Logs, dates: &mut Dates, out: &mut Vec<u8>) -> Option<()> {
         match self {
-            Kind::Events => logs.events.take().map(|line| out.extend_from_slice(&line)).is_some(),
+            Kind::Events => out.extend_from_slice(&logs.events.take()?),
+            Kind::Access(style) => lines::access(out, dates, style, &logs.access.as_ref()?.take()?),
+            Kind::Audit => lines::audit(out, dates, &logs.audit.as_ref()?.take()?),
         }
+        Some(())
     }
 
-    fn counts<'l>(&self, logs: &'l Logs) -> (&'l AtomicU64, &'l AtomicU64) {
+    /// Where it is counted what was written and what was not.
+    fn counts(self, logs: &Logs) -> Option<(&AtomicU64, &AtomicU64)> {
+        fn of<T>(journal: &Journal<T>) -> (&AtomicU64, &AtomicU64) {
+            (&journal.delivered, &journal.failed)
+        }
         match self {
-            Kind::Events => (&logs.events.journal().delivered, &logs.events.journal().failed),
+            Kind::Events => Some(of(logs.events.journal())),
+            Kind::Access(_) => logs.access.as_ref().map(of),
+            Kind::Audit => logs.audit.as_ref().map(of),
         }
     }
 }
 
 impl Flow {
-    fn write(&mut self, logs: &Logs, output: &mut Output) -> bool {
-        self.lines.clear();
-        while self.lines.len() < WRITE_BYTES && self.kind.format(logs, &mut self.lines) {}
+    /// Write what there is; whether it was anything.
+    fn write(&mut self, logs: &Logs, dates: &mut Dates, output: &mut Output) -> bool {
+        while self.lines.len() < WRITE_BYTES && self.kind.format(logs, dates, &mut self.lines).is_some() {}
         if self.lines.is_empty() {
             return false;
         }
         let result = output.write(&self.lines);
         let written = result.as_ref().map_or_else(|(bytes, _)| *bytes, |()| self.lines.len());
         let ends = |bytes: &[u8]| memchr::memchr_iter(b'\n', bytes).count() as u64;
-        let (delivered, failed) = self.kind.counts(logs);
-        delivered.fetch_add(ends(&self.lines[..written]), Relaxed);
-        failed.fetch_add(ends(&self.lines[written..]), Relaxed);
+        if let Some((delivered, failed)) = self.kind.counts(logs) {
+            delivered.fetch_add(ends(&self.lines[..written]), Relaxed);
+            if !self.is_kept() {
+                failed.fetch_add(ends(&self.lines[written..]), Relaxed);
+            }
+        }
+        let whole = memchr::memrchr(b'\n', &self.lines[..written]).map_or(0, |end| end + 1);
+        let rest = if self.is_kept() { whole } else { self.lines.len() };
+        self.lines.drain(..rest);
         self.tell(output, result.err().map(|(_, error)| error));
+        // What is kept is tried again after a pause, as if it were new.
         true
+    }
+
+    /// Whether what could not be written is kept, so that it is written once that works; what comes meanwhile waits in its
+    /// boxes, until they are full.
+    fn is_kept(&self) -> bool {
+        matches!(self.kind, Kind::Audit)
     }
 
     /// Say once that writing fails, and once that it works again.
     fn tell(&mut self, output: &Output, error: Option<io::Error>) {
-        let place = output.place();
+        let (place, lost) = (output.place(), if self.is_kept() { "waits" } else { "is lost" });
         match (self.failing, &error) {
-            (false, Some(error)) => tracing::error!(%place, %error, "a log cannot be written: its lines are lost"),
+            (false, Some(error)) => tracing::error!(%place, %error, "a log cannot be written: what it is told {lost}"),
             (true, None) => tracing::warn!(%place, "a log can be written again"),
             _ => {}
         }
