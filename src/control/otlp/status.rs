@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(later(8, None), None);
         assert_eq!(later(8, Some(b"*")), None);
         // Python: base64(Status(code=8, details=[Any(RetryInfo(retry_delay=Duration(seconds=2, nanos=500000000)))])).
-        let info = "CAgaNAoodHlwZS5nb29nbGVhcGlzLmNvbS9nb29nbGUucnBjLlJldHJ5SW5mbxIICgYIAhCAyrXuAQ==";
+        let info = "CAgaNgoodHlwZS5nb29nbGVhcGlzLmNvbS9nb29nbGUucnBjLlJldHJ5SW5mbxIKCggIAhCAyrXuAQ==";
         assert_eq!(later(8, Some(info.as_bytes())), Some(Some(Duration::from_millis(2500))));
     }
 }
