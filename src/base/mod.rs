@@ -6,7 +6,7 @@ pub mod random;
 pub mod secret;
 pub mod span;
 
-pub use id::SessionId;
+pub use id::{SessionId, SessionMap};
 pub use key_hash::KeyHash;
 pub use random::Random;
 pub use secret::Secret;

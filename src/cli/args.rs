@@ -35,6 +35,8 @@ pub enum Command {
     /// Check a configuration, or show what holds.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print what /metrics shows, as docs/METRICS.md
+    Metrics,
     /// Prepare credentials for a configuration
     #[command(subcommand)]
     Auth(AuthCommand),

@@ -34,7 +34,7 @@ fn verdict(loaded: &Loaded) -> String {
 }
 
 /// A reader that has seen enough (`| head`) is no failure.
-fn print(text: &str) -> Result<ExitCode, Failure> {
+pub fn print(text: &str) -> Result<ExitCode, Failure> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Failure { code: 1, message: format!("standard output: {error}") })

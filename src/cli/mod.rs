@@ -43,6 +43,7 @@ pub fn run() -> Result<ExitCode, Failure> {
         Some(Command::Reverse(args)) => serve::run(&args),
         Some(Command::Gateway(args)) => serve::run(&args),
         Some(Command::Config(command)) => config::run(&command),
+        Some(Command::Metrics) => config::print(&crate::telemetry::families::reference()),
         Some(Command::Auth(command)) => auth::run(&command),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::StoreCheck { directory }) => Ok(store_check(&directory)),

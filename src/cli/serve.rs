@@ -11,7 +11,6 @@ use super::args::ServerArgs;
 use crate::config::plan::{Durability, Plan, StoreKind};
 use crate::control::{self, Outcome, Source, Start, log, otlp};
 use crate::store::{self, OpenError, Store};
-use crate::telemetry::histogram::Histogram;
 use crate::{config, demo};
 
 /// Address in use (`EX_UNAVAILABLE` of sysexits).
@@ -40,11 +39,10 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
     let traces = plan.telemetry.as_ref().zip(bell).map(|(traces, bell)| otlp::start(traces, bell, log.logs.clone()));
     let _traces = traces.transpose().map_err(Failure::config)?;
     let started = Instant::now();
-    let durations: Arc<Histogram> = Arc::default();
-    let store = open_store(&plan, &durations, started)?;
+    let store = open_store(&plan, started)?;
     let listening = |address: SocketAddr| announce(address, &plan, demo.is_some());
     let faults = cfg!(debug_assertions) && std::env::var_os("SHADOWCAT_FAULTS").is_some();
-    let start = Start { store, durations, logs: log.logs.clone(), started, faults };
+    let start = Start { store, logs: log.logs.clone(), started, faults };
     let outcome = control::serve(plan.clone(), source, start, listening);
     match outcome {
         Ok(Outcome::Drained) => Ok(ExitCode::SUCCESS),
@@ -90,26 +88,24 @@ fn announce(address: SocketAddr, plan: &Plan, is_demo: bool) {
     }
 }
 
-fn open_store(plan: &Plan, durations: &Arc<Histogram>, started: Instant) -> Result<Store, Failure> {
+fn open_store(plan: &Plan, started: Instant) -> Result<Store, Failure> {
     let session = &plan.session;
     let place = match session.store {
         StoreKind::Memory => store::Place::Memory,
         StoreKind::Lmdb => store::Place::Directory(session.path.clone()),
     };
-    let store = Store::open(store::Options {
+    Store::open(store::Options {
         place,
         timeout: session.timeout,
         max_sessions: session.max_sessions,
         cleanup_interval: session.cleanup_interval,
         relaxed: session.durability == Durability::Relaxed,
         checker: std::env::current_exe().ok().map(|program| (program, vec![super::STORE_CHECK.into()])),
+        started,
         ..store::Options::default()
     })
     .map_err(|error| {
         let code = if matches!(error, OpenError::InUse { .. }) { EXIT_UNAVAILABLE } else { 1 };
         Failure { code, message: error.to_string() }
-    })?;
-    let durations = durations.clone();
-    store.set_on_end(Box::new(move |life| durations.record(life, started.elapsed())));
-    Ok(store)
+    })
 }

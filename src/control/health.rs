@@ -295,7 +295,7 @@ impl Patient {
 
     /// The clock of the table.
     fn now_ms(&self) -> u64 {
-        self.shared.started.elapsed().as_millis() as u64
+        self.shared.now_ms()
     }
 }
 

@@ -8,6 +8,7 @@ mod introspect;
 pub mod keys;
 pub mod log;
 pub mod login;
+pub mod metrics;
 pub mod otlp;
 pub mod publish;
 pub mod publisher;

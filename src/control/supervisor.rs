@@ -14,13 +14,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::health;
+use super::metrics;
 use super::publish;
 use super::publisher::{self, Source, Trigger};
 use crate::config::plan::{DriverChoice, Plan};
 use crate::net::{acceptor, driver, listener};
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::table::Affinity;
-use crate::telemetry::histogram::Histogram;
 use crate::telemetry::{Logs, Registry};
 use crate::worker::{self, Command, Shared};
 
@@ -49,8 +49,6 @@ enum Event {
 /// What there is before the first worker.
 pub struct Start {
     pub store: Store,
-    /// Lives of ended sessions; written by the store's writer thread.
-    pub durations: Arc<Histogram>,
     pub logs: Arc<Logs>,
     pub started: Instant,
     /// Fault paths answer (debug builds, tests only).
@@ -67,12 +65,13 @@ pub fn serve(
     start: Start,
     listening: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<Outcome> {
-    let Start { store, durations, logs, started, faults } = start;
+    let Start { store, logs, started, faults } = start;
     let descriptors_allow = raise_descriptor_limit(&plan);
     let (address, listeners) = listener::bind(plan.bind, plan.workers)?;
     let tls = plan.tls.as_ref().map(acceptor::settings).transpose().map_err(anyhow::Error::msg)?;
     let view = publish::first_view(plan.clone()).map_err(anyhow::Error::msg)?;
     let registry: Arc<Registry> = Arc::default();
+    let (scrapes, asked) = metrics::queue();
     let shared = Arc::new(Shared {
         view: ArcSwap::from_pointee(view),
         store: store.clone(),
@@ -84,15 +83,17 @@ pub fn serve(
         handshakes: AtomicUsize::new(0),
         descriptors_allow,
         inboxes: (0..plan.workers).map(|_| Mutex::new(None)).collect(),
-        session_durations: durations,
+        scrapes,
         logs,
         started,
+        started_ms: store::coarse_ms(),
         draining: AtomicBool::new(false),
         faults,
     });
     let (events, inbox) = unbounded();
     // Before anybody hears that we listen: whoever does may tell us to stop at once.
     let signals = signals()?;
+    metrics::start(shared.clone(), asked)?;
     let health = health::start(shared.clone())?;
     let publisher = publisher::start(shared.clone(), source, health)?;
     let mut fleet = Fleet { shared, plan, listeners, events, publisher, alive: 0 };

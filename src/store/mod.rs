@@ -21,17 +21,18 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::*};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use crossbeam::channel::{Sender, bounded};
 use futures_channel::oneshot;
 
 use crate::base::SessionId;
-pub use clock::Clock;
+use crate::telemetry::StoreCells;
+pub use clock::{Clock, coarse_ms};
 use environment::Environment;
 pub use environment::check_main;
 pub use record::{Principal, Record, Transport};
@@ -55,6 +56,8 @@ pub struct Options {
     pub clock: Clock,
     /// Size of the memory map, bytes: the most that the store can ever hold. `None`: by place.
     pub map_bytes: Option<usize>,
+    /// The zero of the clock that metrics are read with.
+    pub started: Instant,
 }
 
 impl Default for Options {
@@ -68,6 +71,7 @@ impl Default for Options {
             checker: None,
             clock: Clock::system(),
             map_bytes: None,
+            started: Instant::now(),
         }
     }
 }
@@ -137,8 +141,12 @@ pub struct Stats {
     pub commits_total: u64,
     pub commit_failures_total: u64,
     pub touches_dropped_total: u64,
+    pub adoptions_dropped_total: u64,
+    pub entries: u64,
     pub used_bytes: u64,
     pub map_bytes: u64,
+    /// Writes that wait, and how many may.
+    pub queue: (u64, u64),
 }
 
 /// One for all workers; clones are the same store.
@@ -160,10 +168,10 @@ struct Inner {
     taken: AtomicU64,
     ended_epoch: AtomicU64,
     counters: Counters,
-    on_end: OnceLock<OnEnd>,
+    started: Instant,
+    /// Written by the writer alone.
+    cells: StoreCells,
 }
-
-type OnEnd = Box<dyn Fn(Duration) + Send + Sync>;
 
 #[derive(Default)]
 struct Counters {
@@ -175,6 +183,7 @@ struct Counters {
     commits: AtomicU64,
     failures: AtomicU64,
     touches_dropped: AtomicU64,
+    adoptions_dropped: AtomicU64,
 }
 
 impl Store {
@@ -197,7 +206,8 @@ impl Store {
             taken: AtomicU64::new(live),
             ended_epoch: AtomicU64::new(0),
             counters: Counters { active: AtomicU64::new(live), ..Counters::default() },
-            on_end: OnceLock::new(),
+            started: options.started,
+            cells: StoreCells::default(),
         });
         let (queue, writes) = bounded(QUEUE);
         let writer = writer::start(inner.clone(), writes, options.cleanup_interval);
@@ -242,8 +252,9 @@ impl Store {
 
     /// Keep a session that began elsewhere, unless it ended here or there is no room. Not waited for.
     pub fn adopt(&self, id: SessionId, record: Record) {
-        if let Some(reservation) = self.reserve() {
-            let _ = self.queue.try_send(Write::Adopt { reservation, id, record });
+        let Some(reservation) = self.reserve() else { return };
+        if self.queue.try_send(Write::Adopt { reservation, id, record }).is_err() {
+            self.inner.counters.adoptions_dropped.fetch_add(1, Relaxed);
         }
     }
 
@@ -305,7 +316,8 @@ impl Store {
 
     pub fn stats(&self) -> Stats {
         let counters = &self.inner.counters;
-        let (used_bytes, map_bytes) = self.inner.environment.load().as_ref().map_or((0, 0), |open| open.size());
+        let environment = self.inner.environment.load();
+        let (used_bytes, map_bytes) = environment.as_ref().map_or((0, 0), |open| open.size());
         Stats {
             active: counters.active.load(Relaxed),
             created_total: counters.created.load(Relaxed),
@@ -315,14 +327,17 @@ impl Store {
             commits_total: counters.commits.load(Relaxed),
             commit_failures_total: counters.failures.load(Relaxed),
             touches_dropped_total: counters.touches_dropped.load(Relaxed),
+            adoptions_dropped_total: counters.adoptions_dropped.load(Relaxed),
+            entries: environment.as_ref().and_then(|open| open.count().ok()).unwrap_or(0),
             used_bytes,
             map_bytes,
+            queue: (self.queue.len() as u64, QUEUE as u64),
         }
     }
 
-    /// Called on the writer's thread with the life of each session that ends. Set once.
-    pub fn set_on_end(&self, on_end: OnEnd) {
-        let _ = self.inner.on_end.set(on_end);
+    /// Times that the writer took.
+    pub fn cells(&self) -> &StoreCells {
+        &self.inner.cells
     }
 
     /// Commit what waits and stop the writer.

@@ -289,7 +289,8 @@ impl Writer {
     }
 
     fn try_commit(&self, creates: &[Create], ends: &[(SessionId, Done)], cause: Cause) -> heed::Result<Committed> {
-        let counters = &self.inner.counters;
+        let Inner { counters, cells, started, .. } = &*self.inner;
+        let now = Instant::now();
         let result = (|| {
             let environment = self.environment()?;
             let mut txn = environment.write()?;
@@ -315,6 +316,7 @@ impl Writer {
             txn.commit()?;
             Ok(Committed { begun, lives })
         })();
+        cells.commits.record(now.elapsed(), started.elapsed());
         let counter = if result.is_ok() { &counters.commits } else { &counters.failures };
         counter.fetch_add(1, Relaxed);
         result
@@ -353,15 +355,13 @@ impl Writer {
     }
 
     fn count_ended(&self, lives: &[u64]) {
-        let Inner { taken, counters, ended_epoch, on_end, .. } = &*self.inner;
+        let Inner { taken, counters, ended_epoch, cells, started, .. } = &*self.inner;
         let count = lives.len() as u64;
         taken.fetch_sub(count, AcqRel);
         counters.active.fetch_sub(count, Relaxed);
         counters.ended.fetch_add(count, Relaxed);
         ended_epoch.fetch_add(1, Release);
-        if let Some(on_end) = on_end.get() {
-            lives.iter().for_each(|&life| on_end(Duration::from_millis(life)));
-        }
+        lives.iter().for_each(|&life| cells.lives.record(Duration::from_millis(life), started.elapsed()));
     }
 
     /// Save the latest uses, and the clock. A touch never brings back a session that ended.

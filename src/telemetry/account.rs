@@ -94,6 +94,7 @@ pub struct Ended {
 
 /// Who ended it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(usize)]
 pub enum By {
     /// Nobody: it came to its end.
     #[default]
@@ -104,6 +105,21 @@ pub enum By {
     Upstream,
     /// A stream without end, by the end of the proxy.
     Drain,
+}
+
+impl By {
+    pub const ALL: [By; 5] = [By::Nobody, By::Client, By::Proxy, By::Upstream, By::Drain];
+
+    /// The label `by`.
+    pub fn label(self) -> &'static str {
+        match self {
+            By::Nobody => "nobody",
+            By::Client => "client",
+            By::Proxy => "proxy",
+            By::Upstream => "upstream",
+            By::Drain => "drain",
+        }
+    }
 }
 
 /// What came of it, from the client's point of view: HTTP, JSON-RPC and tools fail apart from each other.

@@ -1,36 +1,9 @@
 //! Counters without contention: each worker writes its own cells with plain stores, a scrape adds them up.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
-
-use super::checks::{Checks, Findings};
-use super::histogram::Histogram;
-
-/// A number that one thread writes and any thread reads.
-#[derive(Debug, Default)]
-pub struct Count(AtomicU64);
-
-impl Count {
-    #[inline]
-    pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
-    }
-
-    #[inline]
-    pub fn sub(&self, n: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
-    }
-
-    pub fn set(&self, n: u64) {
-        self.0.store(n, Relaxed);
-    }
-
-    #[inline]
-    pub fn value(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
+use super::account::{By, METHODS, Outcome, Split};
+use super::histogram::{self, Histogram};
+use super::tally::{Count, Tally};
+use std::time::Duration;
 
 /// What went wrong with a request at an upstream: the label `error` of `shadowcat_proxy_errors_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,17 +35,76 @@ impl Fault {
     }
 }
 
+/// A state of a breaker: the label `state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum BreakerState {
+    Closed,
+    Open,
+    HalfOpen,
+}
+
+impl BreakerState {
+    pub const ALL: [BreakerState; 3] = [BreakerState::Closed, BreakerState::Open, BreakerState::HalfOpen];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            BreakerState::Closed => "closed",
+            BreakerState::Open => "open",
+            BreakerState::HalfOpen => "half_open",
+        }
+    }
+}
+
+/// Where time goes: the label `part`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Part {
+    Queue,
+    Connect,
+    Upstream,
+    Own,
+}
+
+impl Part {
+    pub const ALL: [Part; 4] = [Part::Queue, Part::Connect, Part::Upstream, Part::Own];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Part::Queue => "queue",
+            Part::Connect => "connect",
+            Part::Upstream => "upstream",
+            Part::Own => "own",
+        }
+    }
+
+    fn of(self, split: &Split) -> Duration {
+        match self {
+            Part::Queue => split.queue,
+            Part::Connect => split.connect,
+            Part::Upstream => split.upstream,
+            Part::Own => split.own,
+        }
+    }
+}
+
 /// What one worker counts of one upstream.
 #[derive(Default)]
 pub struct UpstreamCells {
+    /// Tries: a request that moves on is counted where it goes.
     pub requests: Count,
-    /// From the request's head to the end of the answer; of an SSE stream to the end of its head.
+    /// From the request's head to the end of the answer; of a stream without end to the end of its head.
     pub duration: Histogram,
     pub connects: Count,
     pub reuses: Count,
     pub retries: Count,
     pub idle: Count,
     faults: [Count; Fault::ALL.len()],
+    outcomes: [Count; Outcome::ALL.len()],
+    /// Changes of a breaker to this state.
+    breaker: [Count; BreakerState::ALL.len()],
+    /// Microseconds.
+    parts: [Count; Part::ALL.len()],
 }
 
 impl UpstreamCells {
@@ -83,10 +115,86 @@ impl UpstreamCells {
     pub fn faults(&self, fault: Fault) -> u64 {
         self.faults[fault as usize].value()
     }
+
+    pub fn outcome(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].add(1);
+    }
+
+    pub fn outcomes(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize].value()
+    }
+
+    pub fn breaker_is(&self, state: BreakerState) {
+        self.breaker[state as usize].add(1);
+    }
+
+    pub fn breaker_changes(&self, state: BreakerState) -> u64 {
+        self.breaker[state as usize].value()
+    }
+
+    pub fn took(&self, split: &Split, now: Duration) {
+        self.duration.record(split.total, now);
+        for (part, count) in Part::ALL.into_iter().zip(&self.parts) {
+            count.add(part.of(split).as_micros() as u64);
+        }
+    }
+
+    pub fn part_seconds(&self, part: Part) -> f64 {
+        self.parts[part as usize].value() as f64 / 1e6
+    }
+}
+
+/// What the writer of the session store counts.
+pub struct StoreCells {
+    /// Of sessions that ended.
+    pub lives: Histogram,
+    pub commits: Histogram,
+}
+
+impl Default for StoreCells {
+    fn default() -> StoreCells {
+        StoreCells { lives: Histogram::new(&histogram::LIVES), commits: Histogram::new(&histogram::PARTS) }
+    }
+}
+
+/// What one worker counts of one MCP method, or of one tool.
+#[derive(Default)]
+pub struct CallCells {
+    outcomes: [Count; Outcome::ALL.len()],
+    pub duration: Histogram,
+}
+
+impl CallCells {
+    pub fn outcome(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].add(1);
+    }
+
+    pub fn outcomes(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize].value()
+    }
+}
+
+/// Answers by status.
+pub struct Statuses([Count; 600 - Statuses::FIRST]);
+
+impl Statuses {
+    const FIRST: usize = 100;
+
+    pub fn count(&self, status: u16) {
+        // 0: there was no answer.
+        if let Some(count) = usize::from(status).checked_sub(Self::FIRST).and_then(|at| self.0.get(at)) {
+            count.add(1);
+        }
+    }
+
+    /// Those that there were.
+    pub fn values(&self) -> impl Iterator<Item = (u16, u64)> {
+        let values = self.0.iter().enumerate().map(|(at, count)| ((at + Self::FIRST) as u16, count.value()));
+        values.filter(|(_, count)| *count > 0)
+    }
 }
 
 /// What one worker counts of its clients; on cache lines of its own.
-#[derive(Default)]
 #[repr(align(128))]
 pub struct WorkerCells {
     pub connections: Count,
@@ -95,6 +203,8 @@ pub struct WorkerCells {
     pub panics: Count,
     /// Counts up while the worker is alive.
     pub heartbeat: Count,
+    /// Its thread, as the kernel numbers it.
+    pub thread: Count,
     /// Requests of all kinds, also those that no upstream saw.
     pub requests: Count,
     /// Open event streams.
@@ -103,156 +213,89 @@ pub struct WorkerCells {
     pub queued: Count,
     /// Reads that were not sent to another upstream for want of a budget.
     pub retries_denied: Count,
-    refusals: Mutex<BTreeMap<&'static str, u64>>,
-    denials: Mutex<BTreeMap<&'static str, u64>>,
-    handshakes: Mutex<BTreeMap<&'static str, u64>>,
-    logins: Mutex<BTreeMap<&'static str, u64>>,
+    pub bytes_in: Count,
+    pub bytes_out: Count,
+    pub statuses: Statuses,
+    ended: [Count; By::ALL.len()],
+    /// The parts of requests that upstream was asked for; of queue and connect only where there was a wait.
+    pub parts: [Histogram; Part::ALL.len()],
+    /// By method; those of `tools/call` are of the tools that have no name of their own.
+    pub calls: [CallCells; METHODS.len()],
+    /// JSON-RPC errors by code.
+    pub rpc_errors: Tally<i32>,
+    /// Refused by a rate limit, by kind: who has no name of his own.
+    pub limited: Tally<&'static str>,
+    pub refusals: Tally<&'static str>,
+    pub denials: Tally<&'static str>,
+    pub handshakes: Tally<&'static str>,
+    pub logins: Tally<&'static str>,
+}
+
+impl Default for WorkerCells {
+    fn default() -> WorkerCells {
+        WorkerCells {
+            connections: Count::default(),
+            accepted: Count::default(),
+            accept_errors: Count::default(),
+            panics: Count::default(),
+            heartbeat: Count::default(),
+            thread: Count::default(),
+            requests: Count::default(),
+            streams: Count::default(),
+            queued: Count::default(),
+            retries_denied: Count::default(),
+            bytes_in: Count::default(),
+            bytes_out: Count::default(),
+            statuses: Statuses(std::array::from_fn(|_| Count::default())),
+            ended: Default::default(),
+            parts: std::array::from_fn(|_| Histogram::new(&histogram::PARTS)),
+            calls: std::array::from_fn(|_| CallCells::default()),
+            rpc_errors: Tally::default(),
+            limited: Tally::default(),
+            refusals: Tally::default(),
+            denials: Tally::default(),
+            handshakes: Tally::default(),
+            logins: Tally::default(),
+        }
+    }
 }
 
 impl WorkerCells {
-    /// Count a refusal by reason. Takes this worker's own lock, which only a scrape ever contends for; a refusal is not
-    /// the steady state.
+    /// Count a refusal by reason.
     pub fn refused(&self, reason: &'static str) {
-        *self.refusals.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+        self.refusals.count(reason);
     }
 
-    /// Count a credential that was not taken, by reason. As [`refused`](WorkerCells::refused).
+    /// Count a credential that was not taken, by reason.
     pub fn denied(&self, reason: &'static str) {
-        *self.denials.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+        self.denials.count(reason);
     }
 
-    /// Count a TLS handshake by how it ended. As [`refused`](WorkerCells::refused).
+    /// Count a TLS handshake by how it ended.
     pub fn handshake(&self, outcome: &'static str) {
-        *self.handshakes.lock().unwrap_or_else(PoisonError::into_inner).entry(outcome).or_default() += 1;
+        self.handshakes.count(outcome);
     }
 
-    /// Count a login of a browser by how it ended. As [`refused`](WorkerCells::refused).
+    /// Count a login of a browser by how it ended.
     pub fn login(&self, outcome: &'static str) {
-        *self.logins.lock().unwrap_or_else(PoisonError::into_inner).entry(outcome).or_default() += 1;
+        self.logins.count(outcome);
     }
 
-    fn logins(&self) -> BTreeMap<&'static str, u64> {
-        self.logins.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn ended(&self, by: By) {
+        self.ended[by as usize].add(1);
     }
 
-    fn handshakes(&self) -> BTreeMap<&'static str, u64> {
-        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn ended_by(&self, by: By) -> u64 {
+        self.ended[by as usize].value()
     }
 
-    fn denials(&self) -> BTreeMap<&'static str, u64> {
-        self.denials.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn refusals(&self) -> BTreeMap<&'static str, u64> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// All cells of the process. Its lock is taken when a worker starts or a configuration changes, and at a scrape.
-#[derive(Default)]
-pub struct Registry {
-    inner: Mutex<Inner>,
-    /// Workers that died and were started anew.
-    pub restarts: AtomicU64,
-    /// Configurations that were taken since the start.
-    pub reloads: AtomicU64,
-    pub reloads_refused: AtomicU64,
-    /// The latest one was refused.
-    pub reload_failed: AtomicBool,
-    pub checks: Checks,
-}
-
-#[derive(Default)]
-struct Inner {
-    workers: Vec<(Arc<WorkerCells>, &'static str, &'static str)>,
-    upstreams: BTreeMap<String, Vec<(usize, Arc<UpstreamCells>)>>,
-}
-
-/// Everything of one upstream, or all refusals of the process, as a scrape sees them.
-pub struct Series {
-    pub workers: Vec<(Arc<WorkerCells>, &'static str, &'static str)>,
-    pub upstreams: Vec<(String, Vec<Arc<UpstreamCells>>)>,
-    pub refusals: BTreeMap<&'static str, u64>,
-    pub denials: BTreeMap<&'static str, u64>,
-    pub handshakes: BTreeMap<&'static str, u64>,
-    pub logins: BTreeMap<&'static str, u64>,
-    pub restarts: u64,
-    /// Taken, refused.
-    pub reloads: (u64, u64),
-    pub reload_failed: bool,
-    pub checks: Findings,
-}
-
-impl Registry {
-    /// The cells of worker `index`, which a restarted worker finds as they were.
-    pub fn worker(&self, index: usize) -> Arc<WorkerCells> {
-        let mut inner = self.lock();
-        while inner.workers.len() <= index {
-            inner.workers.push((Arc::default(), "none", ""));
-        }
-        inner.workers[index].0.clone()
-    }
-
-    /// Worker `index` runs on this driver.
-    pub fn runs_on(&self, index: usize, driver: &'static str, flags: &'static str) {
-        let cells = self.worker(index);
-        self.lock().workers[index] = (cells, driver, flags);
-    }
-
-    /// The cells of worker `index` for the upstream of this name.
-    pub fn upstream(&self, index: usize, name: &str) -> Arc<UpstreamCells> {
-        let mut inner = self.lock();
-        let cells = inner.upstreams.entry(name.to_owned()).or_default();
-        if let Some((_, found)) = cells.iter().find(|(worker, _)| *worker == index) {
-            return found.clone();
-        }
-        let new: Arc<UpstreamCells> = Arc::default();
-        cells.push((index, new.clone()));
-        new
-    }
-
-    pub fn series(&self) -> Series {
-        let inner = self.lock();
-        let (mut refusals, mut denials, mut handshakes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut logins = BTreeMap::new();
-        for (cells, ..) in &inner.workers {
-            for (reason, count) in cells.refusals() {
-                *refusals.entry(reason).or_default() += count;
-            }
-            for (outcome, count) in cells.handshakes() {
-                *handshakes.entry(outcome).or_default() += count;
-            }
-            for (outcome, count) in cells.logins() {
-                *logins.entry(outcome).or_default() += count;
-            }
-            for (reason, count) in cells.denials() {
-                *denials.entry(reason).or_default() += count;
+    /// Where the time of a request that upstream was asked for went.
+    pub fn took(&self, split: &Split, now: Duration) {
+        for (part, histogram) in Part::ALL.into_iter().zip(&self.parts) {
+            let took = part.of(split);
+            if !took.is_zero() || matches!(part, Part::Upstream | Part::Own) {
+                histogram.record(took, now);
             }
         }
-        Series {
-            workers: inner.workers.clone(),
-            upstreams: inner
-                .upstreams
-                .iter()
-                .map(|(name, cells)| (name.clone(), cells.iter().map(|(_, cells)| cells.clone()).collect()))
-                .collect(),
-            refusals,
-            denials,
-            handshakes,
-            logins,
-            restarts: self.restarts.load(Relaxed),
-            reloads: (self.reloads.load(Relaxed), self.reloads_refused.load(Relaxed)),
-            reload_failed: self.reload_failed.load(Relaxed),
-            checks: self.checks.findings(),
-        }
-    }
-
-    /// Clients connected to worker `index`, and to all workers.
-    pub fn connections(cells: &[Arc<WorkerCells>], index: usize) -> (u64, u64) {
-        (cells[index].connections.value(), cells.iter().map(|cells| cells.connections.value()).sum())
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

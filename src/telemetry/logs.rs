@@ -58,7 +58,7 @@ pub enum Access {
 
 /// What became of the lines of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tally {
+pub struct LineCounts {
     /// The label `log` in metrics.
     pub kind: &'static str,
     pub written: u64,
@@ -81,16 +81,16 @@ impl Logs {
         }
     }
 
-    pub fn tallies(&self) -> Vec<Tally> {
-        let mut tallies = vec![tally("events", self.events.journal())];
-        tallies.extend(self.access.as_ref().map(|journal| tally("access", journal)));
-        tallies.extend(self.audit.as_ref().map(|journal| tally("audit", journal)));
-        tallies
+    pub fn line_counts(&self) -> Vec<LineCounts> {
+        let mut counts = vec![count("events", self.events.journal())];
+        counts.extend(self.access.as_ref().map(|journal| count("access", journal)));
+        counts.extend(self.audit.as_ref().map(|journal| count("audit", journal)));
+        counts
     }
 }
 
-fn tally<T>(kind: &'static str, journal: &Journal<T>) -> Tally {
-    Tally {
+fn count<T>(kind: &'static str, journal: &Journal<T>) -> LineCounts {
+    LineCounts {
         kind,
         written: journal.delivered.load(Relaxed),
         no_room: journal.lost(),

@@ -8,8 +8,10 @@ use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 
-/// Bytes of one message that are looked at, one by one.
-const LOOK_BYTES_MAX: u32 = 16 * 1024;
+/// Steps of looking at one message: a byte of its structure is one, a run of text one and one more for each 64 bytes,
+/// an escape [`ESCAPE_STEPS`].
+const STEPS_MAX: u32 = 16 * 1024;
+const ESCAPE_STEPS: u32 = 4;
 /// The longest key that matters, bytes.
 const KEY_BYTES_MAX: usize = 7;
 
@@ -150,7 +152,7 @@ struct Message {
     /// It is no answer; the rest of it is passed over.
     is_other: bool,
     depth: u32,
-    seen: u32,
+    steps: u32,
     in_string: bool,
     escaped: bool,
     /// The latest string at a depth that matters, up to its bytes that fit.
@@ -194,22 +196,23 @@ impl Message {
             return;
         }
         while at < bytes.len() && self.said.is_none() && !self.is_other {
-            if self.seen >= LOOK_BYTES_MAX {
+            if self.steps >= STEPS_MAX {
                 self.said = Some(Said::Unknown);
                 return;
             }
             let begun = at;
             if self.in_string {
                 at += self.string(&bytes[at..]);
+                self.steps += 1 + (at - begun) as u32 / 64;
             } else {
                 self.structure(bytes[at]);
                 at += 1;
+                self.steps += 1;
                 let entered = self.depth == 2 && self.member == Key::Result && bytes[begun] == b'{';
                 if entered && self.is_long_result(&bytes[at..], last) {
                     self.said = Some(Said::Result);
                 }
             }
-            self.seen = self.seen.saturating_add((at - begun) as u32);
         }
     }
 
@@ -235,7 +238,10 @@ impl Message {
         self.keep(&bytes[..end.unwrap_or(bytes.len())]);
         match end.map(|at| bytes[at]) {
             Some(b'"') => self.in_string = false,
-            Some(_) => self.escaped = true,
+            Some(_) => {
+                self.escaped = true;
+                self.steps += ESCAPE_STEPS;
+            }
             None => {}
         }
         end.map_or(bytes.len(), |at| at + 1)
@@ -428,15 +434,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_long_is_unknown_unless_one_look_tells() {
-        let text = |error: bool| {
-            let long = "\\n[".repeat(LOOK_BYTES_MAX as usize);
-            format!(r#"{{"result":{{"content":[{{"text":"{long}"}}],"isError":{error}}}}}"#)
-        };
-        let plain = text(false).replace(r#","isError":false"#, "");
-        assert_eq!(heard(Form::Json, true, plain.as_bytes(), &[]), Said::Result);
-        assert_eq!(heard(Form::Json, true, text(true).as_bytes(), &[]), Said::Unknown);
-        assert_eq!(heard(Form::Json, false, text(true).as_bytes(), &[1000]), Said::Result);
+    fn what_takes_too_many_steps_is_unknown_unless_one_look_tells() {
+        let answer = |text: &str| format!(r#"{{"result":{{"content":[{{"text":"{text}"}}],"isError":true}}}}"#);
+        let heard = |to_tool, text: &str, cuts: &[usize]| heard(Form::Json, to_tool, text.as_bytes(), cuts);
+        let (plain, dense) = (answer(&"text".repeat(50_000)), answer(&"\\n[".repeat(10_000)));
+        assert_eq!(heard(true, &plain, &[1000, 60_000]), Said::ToolError);
+        assert_eq!(heard(true, &dense, &[]), Said::Unknown);
+        assert_eq!(heard(true, &dense.replace(r#","isError":true"#, ""), &[]), Said::Result);
+        assert_eq!(heard(false, &dense, &[1000]), Said::Result);
     }
 
     fn value() -> impl Strategy<Value = Value> {

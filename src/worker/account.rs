@@ -10,8 +10,8 @@ use super::refusal::Refusal;
 use super::report::{self, Notes};
 use super::upstream::LocalView;
 use crate::telemetry::Fault;
-use crate::telemetry::account::{Account, By, Ended, MethodId, Split};
-use crate::wire::answer::{Form, Listener};
+use crate::telemetry::account::{Account, By, Ended, MethodId, Outcome, Split};
+use crate::wire::answer::{Form, Listener, Said};
 use crate::wire::http1::head::{Name, RequestHead, ResponseHead};
 use crate::wire::json::{Kind, Peek};
 
@@ -98,11 +98,35 @@ fn tell(closed: &Closed<'_>) {
 }
 
 fn count(closed: &Closed<'_>) {
-    let Closed { worker, view, account, ended, split, .. } = *closed;
-    if let (Some(index), Some(_)) = (account.upstream.get(), account.sent.get())
-        && !account.is_endless.get()
-    {
-        view.locals[index].cells.duration.record(split.total, ended - worker.shared.started);
+    let Closed { worker, view, account, peek, ended, split, .. } = *closed;
+    let (cells, outcome, now) = (&worker.cells, account.outcome(), ended - worker.shared.started);
+    cells.bytes_in.add(account.bytes_in.get());
+    cells.bytes_out.add(account.bytes_out.get());
+    cells.statuses.count(account.status.get());
+    cells.ended(account.ended.get().by);
+    if let Said::Error(code) = account.said() {
+        cells.rpc_errors.count(code);
+    }
+    // Of a stream without end this was told with its head.
+    let was_asked = account.sent.get().is_some() && !account.is_endless.get();
+    if let Some(index) = account.upstream.get() {
+        let upstream = &view.locals[index].cells;
+        upstream.outcome(outcome);
+        if was_asked {
+            upstream.took(&split, now);
+            cells.took(&split, now);
+        }
+    }
+    let Some(method) = account.method.get() else { return };
+    let mut tools = worker.tools.borrow_mut();
+    let tool = peek.filter(|_| method == MethodId::TOOLS_CALL).and_then(|peek| std::str::from_utf8(peek.name()?).ok());
+    // Half of the names are for tools that answered well: anybody can make names up.
+    let part = if outcome == Outcome::Ok { 1.0 } else { 0.5 };
+    let tool = tool.and_then(|name| tools.find(&worker.shared.registry.tools, worker.index, name, part));
+    let calls = tool.unwrap_or(&cells.calls[method.index()]);
+    calls.outcome(outcome);
+    if was_asked {
+        calls.duration.record(split.total, now);
     }
 }
 
@@ -110,7 +134,12 @@ fn count(closed: &Closed<'_>) {
 pub fn endless(worker: &Worker, view: &LocalView, account: &Account) {
     account.is_endless.set(true);
     if let (Some(index), Some(answered)) = (account.upstream.get(), account.answered.get()) {
-        view.locals[index].cells.duration.record(answered - account.begun, answered - worker.shared.started);
+        let (split, now) = (account.split(answered), answered - worker.shared.started);
+        view.locals[index].cells.took(&split, now);
+        worker.cells.took(&split, now);
+        if let Some(method) = account.method.get() {
+            worker.cells.calls[method.index()].duration.record(split.total, now);
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use rustls::ServerConfig;
 use super::refusal::Refusal;
 use super::{Flags, Phase, Scratch, Worker, account, auth, exchange, refusal};
 use crate::config::plan::Plan;
-use crate::net::{self, Buffer, Either, Stream, race, soon, within};
+use crate::net::{self, Buffer, Stream, within};
 use crate::wire::http1::head;
 use crate::wire::proxy_protocol::{self, Progress};
 
@@ -94,6 +94,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         phase: Cell::new(Phase::New),
         drain: RefCell::default(),
         write_by: Cell::new((0, 0)),
+        idle_by: Cell::new(0),
     });
     worker.connections.borrow_mut().insert(id, flags.clone());
     worker.cells.connections.add(1);
@@ -291,21 +292,16 @@ async fn next_bytes(worker: &Worker, client: &Client, input: &mut Buffer, first:
         Box::pin(client.stream.shutdown()).await;
         return false;
     }
-    let mut readable = pin!(client.stream.readable());
-    // A busy connection costs no timer.
-    let came = match race(readable.as_mut(), pin!(soon())).await {
-        Either::First(came) => Ok(came),
-        Either::Second(()) => {
-            let patience = {
-                let view = worker.view();
-                let times = &view.view.plan.timeouts;
-                // A connection that never said anything is as slow a header as one that stopped half-way.
-                if first { times.header } else { times.keep_alive }
-            };
-            within(patience, readable).await
-        }
+    // A connection that never said anything is as slow a header as one that stopped half-way.
+    let patience = {
+        let view = worker.view();
+        let times = &view.view.plan.timeouts;
+        if first { times.header } else { times.keep_alive }
     };
-    if !matches!(came, Ok(Ok(()))) {
+    client.flags.idle_by.set(worker.ticks_from_now(patience));
+    let came = client.stream.readable().await;
+    client.flags.idle_by.set(0);
+    if came.is_err() {
         return false;
     }
     *input = Buffer::small();

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::auth::{Counted, Known};
@@ -19,13 +19,15 @@ use super::{Worker, envelope};
 use crate::base::SessionId;
 use crate::config::plan::{Plan, QuotaPlan};
 use crate::table::{Limits, Rate, Verdict};
+use crate::telemetry::tally::{Mirror, NAME_BYTES_MAX, Named, OTHER};
+use crate::telemetry::{Count, WorkerCells};
 use crate::wire::http1::head::Name;
 use crate::wire::json::Peek;
 
 /// Keys of one kind that are in use at a time; 16 bytes each.
 const KEYS: usize = 65_536;
 const TOOLS: usize = 4_096;
-/// Users and tools that metrics name; the rest is counted together.
+/// Users that metrics name, and tools as many; the rest is counted together.
 const NAMED_MAX: usize = 1_000;
 /// Names that a worker remembers to have told.
 const TOLD_MAX: usize = 4_096;
@@ -53,6 +55,15 @@ impl Kind {
             Kind::Global => "global",
         }
     }
+
+    /// The label of those that have no name of their own.
+    fn other(self) -> &'static str {
+        match self {
+            Kind::Tool => "tool:other",
+            Kind::User => "user:other",
+            kind => kind.name(),
+        }
+    }
 }
 
 /// One limit of the plan.
@@ -66,10 +77,15 @@ struct Rule {
 pub struct RateLimits {
     /// By kind; made when the first request is counted.
     tables: LazyLock<[Limits; 5]>,
-    /// Names of users and tools, for metrics. Locked when a worker first meets one, at a refusal and at a scrape.
-    named: Mutex<BTreeMap<String, (usize, u64)>>,
-    exceeded: Mutex<BTreeMap<String, u64>>,
-    names_left: AtomicU64,
+    /// Names of users and tools that asked lately, and their keys. Locked when a worker first meets one, and for a moment
+    /// at a scrape.
+    named: Mutex<[BTreeMap<String, u64>; 5]>,
+    /// How many more names there is room for.
+    names_left: [AtomicU64; 5],
+    /// The latest key for whose name there was no room; 0: there was.
+    unnamed: [AtomicU64; 5],
+    /// Requests that were refused, by the names that stand for themselves.
+    exceeded: [Named<Count>; 5],
     /// From 1; one more whenever names were dropped, so that workers tell again of those that come back.
     round: AtomicU64,
 }
@@ -85,8 +101,9 @@ impl Default for RateLimits {
                 })
             }),
             named: Mutex::default(),
-            exceeded: Mutex::default(),
-            names_left: AtomicU64::new(NAMED_MAX as u64),
+            names_left: std::array::from_fn(|_| AtomicU64::new(NAMED_MAX as u64)),
+            unnamed: Default::default(),
+            exceeded: std::array::from_fn(|_| Named::new(NAMED_MAX)),
             round: AtomicU64::new(1),
         }
     }
@@ -94,47 +111,82 @@ impl Default for RateLimits {
 
 impl RateLimits {
     /// Requests that were refused, by key.
-    pub fn exceeded(&self) -> Vec<(String, u64)> {
-        let exceeded = self.exceeded.lock().unwrap_or_else(PoisonError::into_inner);
-        exceeded.iter().map(|(key, count)| (key.clone(), *count)).collect()
+    pub fn exceeded(&self, workers: &[Arc<WorkerCells>]) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        for (key, count) in workers.iter().flat_map(|cells| cells.limited.values()) {
+            *sums.entry(key.unwrap_or_default().to_owned()).or_default() += count;
+        }
+        for (kind, named) in Kind::ALL.into_iter().zip(&self.exceeded) {
+            for entry in named.entries().iter() {
+                let sum: u64 = entry.cells.iter().map(|(_, count)| count.value()).sum();
+                if sum > 0 {
+                    sums.insert(label(kind, &entry.name), sum);
+                }
+            }
+        }
+        sums
     }
 
-    /// What is left to the keys that have names and asked lately.
-    pub fn remaining(&self, rules: &Rules, started: Instant) -> Vec<(String, u64)> {
+    /// What is left to the keys that have names and asked lately; `other` is the latest one that has none.
+    pub fn remaining(&self, rules: &Rules, started: Instant) -> BTreeMap<String, u64> {
         let now = nanoseconds(started.elapsed());
+        // Taken out meanwhile, so that no worker waits.
+        let mut taken = std::mem::take(&mut *self.named.lock().unwrap_or_else(PoisonError::into_inner));
+        let (mut found, mut forgotten) = (BTreeMap::new(), false);
+        for (kind, names) in Kind::ALL.into_iter().zip(&mut taken) {
+            let table = kind as usize;
+            let Some(rule) = rules.0.iter().find(|rule| rule.kind == kind) else {
+                forgotten |= !std::mem::take(names).is_empty();
+                continue;
+            };
+            let before = names.len();
+            names.retain(|label, key| {
+                let left = self.tables[table].remaining(*key, rule.rate, now);
+                found.insert(label.clone(), left);
+                // Who asked for nothing lately has everything left, and leaves room for others.
+                left < rule.quota.burst || kind == Kind::Global
+            });
+            forgotten |= names.len() < before;
+            let unnamed = self.unnamed[table].load(Relaxed);
+            if unnamed != 0 {
+                let left = self.tables[table].remaining(unnamed, rule.rate, now);
+                found.insert(label(kind, OTHER), left);
+                if left == rule.quota.burst {
+                    self.unnamed[table].store(0, Relaxed);
+                }
+            }
+        }
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found = Vec::new();
-        let before = named.len();
-        named.retain(|label, (table, key)| {
-            let Some(rule) = rules.0.iter().find(|rule| rule.kind as usize == *table) else { return false };
-            let left = self.tables[*table].remaining(*key, rule.rate, now);
-            found.push((label.clone(), left));
-            // Who asked for nothing lately has everything left, and leaves room for others.
-            left < rule.quota.burst || *table == Kind::Global as usize
-        });
-        self.names_left.store(NAMED_MAX.saturating_sub(named.len()) as u64, Relaxed);
-        if named.len() < before {
+        for ((names, kept), left) in named.iter_mut().zip(taken).zip(&self.names_left) {
+            names.extend(kept);
+            left.store(NAMED_MAX.saturating_sub(names.len()) as u64, Relaxed);
+        }
+        if forgotten {
             self.round.fetch_add(1, Relaxed);
         }
         found
     }
 
     fn name(&self, kind: Kind, name: &str, key: u64) {
-        if self.names_left.load(Relaxed) == 0 {
-            return;
+        let (left, unnamed) = (&self.names_left[kind as usize], &self.unnamed[kind as usize]);
+        if left.load(Relaxed) == 0 || name == OTHER || name.len() > NAME_BYTES_MAX {
+            return unnamed.store(key, Relaxed);
         }
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        if named.len() < NAMED_MAX {
-            named.insert(label(kind, name), (kind as usize, key));
+        let names = &mut named[kind as usize];
+        if names.len() < NAMED_MAX {
+            names.insert(label(kind, name), key);
         }
-        self.names_left.store(NAMED_MAX.saturating_sub(named.len()) as u64, Relaxed);
+        left.store(NAMED_MAX.saturating_sub(names.len()) as u64, Relaxed);
     }
 
-    fn refused(&self, kind: Kind, name: Option<&str>) {
-        let mut exceeded = self.exceeded.lock().unwrap_or_else(PoisonError::into_inner);
-        let label = name.map_or_else(|| kind.name().to_owned(), |name| label(kind, name));
-        let known = exceeded.len() < NAMED_MAX || exceeded.contains_key(&label);
-        *exceeded.entry(if known { label } else { kind.name().to_owned() }).or_default() += 1;
+    fn refused(&self, worker: &Worker, kind: Kind, name: Option<&str>) {
+        let Some(name) = name.filter(|name| !name.is_empty()) else { return worker.cells.limited.count(kind.name()) };
+        let mut mirrors = worker.told.exceeded.borrow_mut();
+        match mirrors[kind as usize].find(&self.exceeded[kind as usize], worker.index, name, 1.0) {
+            Some(count) => count.add(1),
+            None => worker.cells.limited.count(kind.other()),
+        }
     }
 }
 
@@ -169,7 +221,11 @@ impl Rules {
 
 /// What this worker told the shared names already, in which round.
 #[derive(Default)]
-pub struct Told(RefCell<(u64, HashSet<u64>)>);
+pub struct Told {
+    names: RefCell<(u64, HashSet<u64>)>,
+    /// Its own counts of requests that were refused, by kind and name.
+    exceeded: RefCell<[Mirror<Count>; 5]>,
+}
 
 /// Who asks, and for what.
 pub struct Subject<'a> {
@@ -212,7 +268,7 @@ pub fn admit(worker: &Worker, view: &View, subject: &Subject<'_>) -> Result<(), 
                     let table = &limits.tables[kind as usize];
                     table.give_back(key, || kin_of(kind, key, table, &view.plan, subject), rate, now);
                 }
-                limits.refused(rule.kind, name);
+                limits.refused(worker, rule.kind, name);
                 return Err(Refusal::exceeded(Exceeded {
                     kind: rule.kind.name(),
                     limit: rule.quota.limit,
@@ -310,7 +366,7 @@ fn remember(worker: &Worker, limits: &RateLimits, kind: Kind, name: &str, key: u
         }
         user.counted.set(Counted { told: round, ..counted });
     }
-    let mut told = worker.told.0.borrow_mut();
+    let mut told = worker.told.names.borrow_mut();
     let (told_in, names) = &mut *told;
     if *told_in != round || names.len() >= TOLD_MAX {
         *told_in = round;

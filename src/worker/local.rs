@@ -1,17 +1,26 @@
-//! What the proxy answers itself: liveness, readiness, metrics.
+//! What the proxy answers itself: liveness, readiness; metrics, whose text control makes.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use futures_channel::oneshot;
 
 use super::connection::Client;
 use super::guard::Request;
+use super::shared::Page as Text;
 use super::upstream::LocalView;
 use super::{Worker, auth, outbound};
 use crate::net::{Buffer, within};
 use crate::telemetry::account::Account;
-use crate::telemetry::exposition::{self, Rates, Sessions};
+use crate::telemetry::{Loss, exposition};
 use crate::wire::http1::encode;
 use crate::wire::http1::framing::BodyLength;
 use crate::wire::http1::head::Method;
+
+/// How long a page of metrics may take.
+const METRICS_PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes that are written at a time, so that a long page keeps nobody waiting.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// A path that is ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,62 +59,54 @@ pub async fn answer(
     account.leave_trace();
     let keep = request.keep_alive() && request.body() == BodyLength::Empty;
     let mut out = Buffer::from_vec(Vec::with_capacity(4096));
+    let mut text = Text::default();
     if !matches!(request.method(), Method::Get | Method::Head) {
         account.status.set(405);
         outbound::own_head(out.vec(), 405, "text/plain", 0, keep, |out| encode::field(out, b"Allow", b"GET, HEAD"));
     } else {
-        let (status, kind, body) = render(worker, view, client, request, page);
+        let (status, kind, body) = render(worker, view, client, request, page).await;
         account.status.set(status);
         outbound::own_head(out.vec(), status, kind, body.len(), keep, |out| {
             encode::field(out, b"Cache-Control", b"no-store");
         });
         if request.method() == Method::Get {
-            out.vec().extend_from_slice(&body);
+            text = body;
         }
     }
-    account.sent_client(out.len());
-    let (Ok((Ok(()), _)),) = (within(view.view.plan.timeouts.write, client.stream.write_all(out)).await,) else {
-        return false;
-    };
-    keep
+    let mut rest = &text[..];
+    loop {
+        let (piece, later) = rest.split_at(rest.len().min(PIECE_BYTES));
+        out.vec().extend_from_slice(piece);
+        account.sent_client(out.len());
+        let written = within(view.view.plan.timeouts.write, client.stream.write_all(out)).await;
+        if !matches!(written, Ok((Ok(()), _))) {
+            return false;
+        }
+        if later.is_empty() {
+            return keep;
+        }
+        (rest, out) = (later, Buffer::streaming(PIECE_BYTES));
+    }
 }
 
-fn render(
+async fn render(
     worker: &Worker,
     view: &LocalView,
     client: &Client,
     request: &Request<'_>,
     page: Page,
-) -> (u16, &'static str, Vec<u8>) {
+) -> (u16, &'static str, Text) {
     const JSON: &str = "application/json";
-    match page {
+    let (status, kind, text) = match page {
         Page::Health => (200, JSON, br#"{"status":"ok"}"#.to_vec()),
         Page::Ready => match unreadiness(worker, view) {
             None => (200, JSON, br#"{"status":"ready"}"#.to_vec()),
             Some(why) => (503, JSON, format!(r#"{{"status":"not ready","reason":"{why}"}}"#).into_bytes()),
         },
-        Page::Metrics => {
-            let stats = worker.shared.store.stats();
-            let sessions = Sessions {
-                active: stats.active,
-                total: stats.created_total,
-                adopted: stats.adopted_total,
-                expired: stats.expired_total,
-                commits: stats.commits_total,
-                commit_failures: stats.commit_failures_total,
-                touches_dropped: stats.touches_dropped_total,
-                used_bytes: stats.used_bytes,
-            };
-            let series = worker.shared.registry.series();
-            let durations = &worker.shared.session_durations;
-            let rates = Rates {
-                exceeded: view.view.limits.exceeded(),
-                remaining: view.view.limits.remaining(&view.view.rules, worker.shared.started),
-            };
-            let (logs, now) = (&worker.shared.logs, worker.shared.started.elapsed());
-            let page = exposition::render(&series, &sessions, &rates, logs, durations, now);
-            (200, exposition::CONTENT_TYPE, page)
-        }
+        Page::Metrics => match metrics(worker).await {
+            Some(text) => return (200, exposition::CONTENT_TYPE, text),
+            None => (503, "text/plain", b"too many ask for metrics at once\n".to_vec()),
+        },
         Page::ResourceMetadata => match (&view.view.plan.auth, &view.view.keys) {
             (Some(plan), Some(keys)) => {
                 let path = &request.path_text()[auth::METADATA_PATH.len()..];
@@ -118,7 +119,18 @@ fn render(
             worker.shared.tell(worker.index, super::Command::Die);
             (202, JSON, b"{}".to_vec())
         }
+    };
+    (status, kind, Text::new(text))
+}
+
+/// Ask control, which makes it beside the workers.
+async fn metrics(worker: &Worker) -> Option<Text> {
+    let (ask, asked) = oneshot::channel();
+    if worker.shared.scrapes.try_send(ask).is_err() {
+        worker.shared.registry.lost(Loss::Scrapes);
+        return None;
     }
+    within(METRICS_PATIENCE, asked).await.ok()?.ok()
 }
 
 /// The well-known path, also with a resource's own path behind it (RFC 9728 section 3.1).

@@ -55,15 +55,17 @@ use crate::base::Random;
 use crate::net::driver::Driver;
 use crate::net::{self, stream};
 use crate::store::Store;
-use crate::telemetry::WorkerCells;
+use crate::telemetry::tally::Mirror;
+use crate::telemetry::{CallCells, WorkerCells};
 use crate::wire::http1::head::{RequestHead, ResponseHead};
 use crate::wire::json::Peek;
 pub use auth::Gate;
 pub use limit::{RateLimits, Rules};
-pub use shared::{Command, Shared, Upstream, View};
+pub use shared::{Command, Page, Shared, Upstream, View};
 
 /// How often a worker looks after idle connections, open streams and its heartbeat.
-const HOUSEKEEPING: Duration = Duration::from_millis(500);
+const HOUSEKEEPING: Duration = Duration::from_millis(1000 / TICKS_A_SECOND);
+const TICKS_A_SECOND: u64 = 2;
 /// How long a drain waits for the first request of a connection that was just made.
 const NEWCOMERS: Duration = Duration::from_millis(500);
 /// Scratch space kept for reuse.
@@ -84,6 +86,8 @@ pub struct Worker {
     random: Random,
     /// Places in the audit log that are kept for calls under way.
     audit_places: Cell<usize>,
+    /// The tools that metrics name.
+    tools: RefCell<Mirror<CallCells>>,
     #[expect(clippy::vec_box, reason = "connections take and give the boxes, which keeps their futures small")]
     scratch: RefCell<Vec<Box<Scratch>>>,
     connections: RefCell<HashMap<u64, Rc<Flags>>>,
@@ -123,6 +127,8 @@ struct Flags {
     /// A descriptor that is being written to, and the tick at which that is given up (0: nothing is). A timer for each
     /// write would cost more than this look at all of them twice a second.
     write_by: Cell<(i32, u64)>,
+    /// The tick at which a client that asks for nothing is left (0: it is not waited for).
+    idle_by: Cell<u64>,
 }
 
 /// Run worker `index` on this thread until it has drained. Called inside the runtime.
@@ -134,7 +140,8 @@ pub async fn run(
     mut inbox: UnboundedReceiver<Command>,
     ready: impl FnOnce(),
 ) {
-    shared.registry.runs_on(index, driver.name(), driver.flags());
+    let thread = rustix::thread::gettid().as_raw_nonzero().get();
+    shared.registry.runs_on(index, driver.name(), driver.flags(), thread.unsigned_abs().into());
     let worker = Rc::new(Worker::new(index, shared));
     let _mourner = Mourner(worker.clone());
     let accepting = accept::start(&worker, listener);
@@ -191,6 +198,7 @@ impl Worker {
             remembered: auth::Remembered::default(),
             random: Random::new(Store::random()),
             audit_places: Cell::new(0),
+            tools: RefCell::default(),
             scratch: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(0),
@@ -216,25 +224,30 @@ impl Worker {
         self.draining.get()
     }
 
-    /// The tick that is at least `wait` away.
+    /// The first tick that is at least `wait` away.
     fn ticks_from_now(&self, wait: Duration) -> u64 {
-        self.ticks.get() + 1 + (wait.as_millis() / HOUSEKEEPING.as_millis()) as u64
+        let whole = wait.as_secs().saturating_mul(TICKS_A_SECOND);
+        let part = (u64::from(wait.subsec_millis()) * TICKS_A_SECOND).div_ceil(1000);
+        self.ticks.get().saturating_add(1 + part).saturating_add(whole)
     }
 
-    /// Peers that took nothing for too long lose their connection.
-    fn end_stuck_writes(&self) {
+    /// Peers that took nothing for too long lose their connection, and so do clients that asked for nothing.
+    fn end_what_takes_too_long(&self) {
         let now = self.ticks.get();
         for flags in self.connections.borrow().values() {
             let (fd, tick) = flags.write_by.get();
             if (1..=now).contains(&tick) {
                 stream::end(fd);
             }
+            if (1..=now).contains(&flags.idle_by.get()) {
+                stream::wake_reader(flags.client_fd);
+            }
         }
     }
 
     /// Milliseconds since the start of the process: the clock of the table.
     fn now_ms(&self) -> u64 {
-        self.shared.started.elapsed().as_millis() as u64
+        self.shared.now_ms()
     }
 
     fn take_scratch(&self) -> Box<Scratch> {
@@ -279,9 +292,9 @@ async fn housekeeping(worker: Rc<Worker>) {
         if last.elapsed() >= HOUSEKEEPING {
             last = Instant::now();
             worker.ticks.set(worker.ticks.get() + 1);
-            worker.end_stuck_writes();
+            worker.end_what_takes_too_long();
             let view = worker.view();
-            view.prune_pools();
+            view.prune_pools(worker.now_ms());
             // A pause that ends, or a breaker that wants a probe, wakes nobody.
             if !view.view.balancer.line().is_empty() {
                 view.view.balancer.admit(worker.now_ms());

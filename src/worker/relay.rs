@@ -252,8 +252,8 @@ pub async fn answer_head(
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
 ) -> Result<Buffer, Unanswered> {
-    let begun = Instant::now();
-    exchange.account.sent.set(Some(begun));
+    let begun_ms = exchange.worker.now_ms();
+    exchange.account.sent.set(Some(Instant::now()));
     let limits = &exchange.plan().limits.head;
     let mut buffer: Option<Buffer> = None;
     let mut interims = 0;
@@ -287,7 +287,8 @@ pub async fn answer_head(
         // Upstream's time begins when it has the whole request.
         let waited = match upload.sent {
             _ if upload.is_running() || (interims == 0 && buffer.is_none()) => Duration::ZERO,
-            sent => sent.unwrap_or(begun).elapsed(),
+            Some(sent) => sent.elapsed(),
+            None => Duration::from_millis(exchange.worker.now_ms().saturating_sub(begun_ms)),
         };
         let limit = Some(patience(exchange.upstream_timeout().saturating_sub(waited), exchange.deadline));
         let silent = interims == 0 && buffer.is_none();

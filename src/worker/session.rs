@@ -7,7 +7,6 @@
 //! The store then keeps the books of this replica: how many there are, when they were last used here, which ended here.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::Worker;
@@ -16,7 +15,7 @@ use super::envelope::Envelope;
 use super::guard::Request;
 use super::refusal::Refusal;
 use super::upstream::LocalView;
-use crate::base::{SessionId, Span};
+use crate::base::{SessionId, SessionMap, Span};
 use crate::config::plan::SessionPlan;
 use crate::store::{Found, Principal, Record, Reservation, Store, Transport};
 use crate::wire::http1::head::{Method, Name};
@@ -35,9 +34,9 @@ const PROTOCOL_MAX: usize = 32;
 /// What a worker remembers of sessions.
 #[derive(Default)]
 pub struct Hot {
-    known: RefCell<HashMap<SessionId, Rc<Entry>>>,
+    known: RefCell<SessionMap<Rc<Entry>>>,
     /// Sessions with open streams, and how many; these are kept alive.
-    streaming: RefCell<HashMap<SessionId, usize>>,
+    streaming: RefCell<SessionMap<usize>>,
     kept_alive_ms: Cell<u64>,
 }
 
@@ -47,6 +46,25 @@ struct Entry {
     epoch: Cell<u64>,
     /// Store time of the latest question, which was also a touch.
     checked_ms: Cell<u64>,
+    /// Where its upstream stands in the view of this number.
+    place: Cell<(u64, Option<usize>)>,
+}
+
+impl Entry {
+    fn new(record: Record, epoch: u64, checked_ms: u64) -> Entry {
+        Entry { record, epoch: Cell::new(epoch), checked_ms: Cell::new(checked_ms), place: Cell::new((0, None)) }
+    }
+
+    /// Where its upstream stands in this view; `None`: it is gone.
+    fn upstream(&self, view: &LocalView) -> Option<usize> {
+        let (number, place) = self.place.get();
+        if number == view.number {
+            return place;
+        }
+        let place = view.view.upstream_of(&self.record.upstream);
+        self.place.set((view.number, place));
+        place
+    }
 }
 
 /// A live session whose upstream is known.
@@ -118,7 +136,7 @@ pub fn resume(
     if !is_owned_by(&entry.record, caller) {
         return Err(somebody_elses(id));
     }
-    let upstream = view.view.upstream_of(&entry.record.upstream);
+    let upstream = entry.upstream(view);
     let session = Session { id, upstream, entry, in_target };
     if upstream.is_none() && session.initialize(view).is_none() {
         return Err(Refusal::SESSION_UNKNOWN);
@@ -187,11 +205,11 @@ impl Asked<'_> {
             return Ok(None);
         };
         let touch = known.as_deref().is_none_or(due);
-        let checked_ms = Cell::new(if touch { now } else { known.map_or(now, |entry| entry.checked_ms.get()) });
+        let checked_ms = if touch { now } else { known.map_or(now, |entry| entry.checked_ms.get()) };
         if touch {
             store.touch(id);
         }
-        Ok(Some(hot.remember(id, Entry { record, epoch: Cell::new(epoch), checked_ms })))
+        Ok(Some(hot.remember(id, Entry::new(record, epoch, checked_ms))))
     }
 
     fn read(&self) -> Result<Option<Record>, Refusal> {
@@ -376,12 +394,12 @@ pub async fn begin(
         seen_ms: now,
     };
     let begun = name(view, store, &record, birth.caller)?;
-    let epoch = Cell::new(store.ended_epoch());
+    let epoch = store.ended_epoch();
     store.create(reservation, begun.id, record.clone()).await.map_err(|error| {
         tracing::error!(%error, "cannot commit a session");
         Refusal::STORE
     })?;
-    worker.sessions.remember(begun.id, Entry { record, epoch, checked_ms: Cell::new(now) });
+    worker.sessions.remember(begun.id, Entry::new(record, epoch, now));
     Ok(begun)
 }
 
@@ -436,11 +454,10 @@ pub async fn relocate(
         tracing::error!(%error, session = ?session.id, "cannot move a session");
         Refusal::STORE
     })?;
-    let (epoch, now) = (Cell::new(store.ended_epoch()), store.now_ms());
+    let (epoch, now) = (store.ended_epoch(), store.now_ms());
     let found = store.find(&session.id).map_err(|_| Refusal::STORE_READ)?.ok_or(Refusal::SESSION_UNKNOWN)?;
-    let upstream = view.view.upstream_of(&found.upstream);
-    let entry = worker.sessions.remember(session.id, Entry { record: found, epoch, checked_ms: Cell::new(now) });
-    Ok(Session { id: session.id, upstream, entry, in_target: None })
+    let entry = worker.sessions.remember(session.id, Entry::new(found, epoch, now));
+    Ok(Session { id: session.id, upstream: entry.upstream(view), entry, in_target: None })
 }
 
 /// End a session: on return nobody finds it any more.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_channel::mpsc::UnboundedSender;
+use futures_channel::oneshot;
 use rustls::ServerConfig;
 
 use super::auth::Gate;
@@ -15,9 +16,8 @@ use super::limit::{RateLimits, Rules};
 use crate::config::plan::{Plan, UpstreamPlan};
 use crate::identity::Keys;
 use crate::net::tls::Connector;
-use crate::store::Store;
+use crate::store::{Store, coarse_ms};
 use crate::table::{Affinity, Balancer, Endpoint, Trip};
-use crate::telemetry::histogram::Histogram;
 use crate::telemetry::{Logs, Registry, WorkerCells};
 
 /// The configuration as workers use it, built whole by control and swapped whole.
@@ -68,6 +68,9 @@ impl View {
     }
 }
 
+/// The text of `/metrics`.
+pub type Page = Arc<Vec<u8>>;
+
 /// What control and other workers tell a worker.
 pub enum Command {
     /// A connection that another worker accepted and has too many of.
@@ -96,10 +99,12 @@ pub struct Shared {
     /// service from nobody else.
     pub descriptors_allow: usize,
     pub inboxes: Vec<Mutex<Option<UnboundedSender<Command>>>>,
-    /// Lives of ended sessions; written by the store's writer thread.
-    pub session_durations: Arc<Histogram>,
+    /// Asks control for a page of metrics.
+    pub scrapes: crossbeam::channel::Sender<oneshot::Sender<Page>>,
     pub logs: Arc<Logs>,
     pub started: Instant,
+    /// The same on the clock of [`coarse_ms`], milliseconds.
+    pub started_ms: u64,
     /// Readiness is 503 from here on.
     pub draining: AtomicBool,
     /// Fault paths answer (debug builds, tests only).
@@ -107,6 +112,11 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Milliseconds since the start of the process: the clock of the table and of the pools.
+    pub fn now_ms(&self) -> u64 {
+        coarse_ms() - self.started_ms
+    }
+
     /// Tell worker `index` something; `false` if it is gone.
     pub fn tell(&self, index: usize, command: Command) -> bool {
         let inbox = self.inboxes[index].lock().unwrap_or_else(PoisonError::into_inner);

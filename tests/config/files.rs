@@ -33,6 +33,8 @@ fn the_complete_file_and_the_reference_are_up_to_date() {
         let written = std::fs::read_to_string(root().join(name)).unwrap_or_default();
         assert!(written == made, "run: cargo run -- config {command} > {name}");
     }
+    let metrics = std::fs::read_to_string(root().join("docs/METRICS.md")).unwrap_or_default();
+    assert!(metrics == shadowcat::telemetry::families::reference(), "run: cargo run -- metrics > docs/METRICS.md");
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod limits;
 mod login;
 mod logs;
 mod mcp;
+mod metrics;
 mod mtls;
 mod pool;
 mod power;

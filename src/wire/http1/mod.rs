@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod encode;
+mod field;
 pub mod framing;
 pub mod head;
 

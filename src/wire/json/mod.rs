@@ -171,24 +171,18 @@ struct Kept {
 
 impl Default for Peek {
     fn default() -> Peek {
-        Peek::with(Vec::with_capacity(KEY_BYTES_MAX), Vec::with_capacity(256))
-    }
-}
-
-impl Peek {
-    fn with(key: Vec<u8>, arena: Vec<u8>) -> Peek {
         Peek {
             state: State::Value,
             objects: 0,
             depth: 0,
             places: [Place::Elsewhere; 6],
             seen: 0,
-            key,
+            key: Vec::with_capacity(KEY_BYTES_MAX),
             key_overflow: false,
             current: None,
             in_key: false,
             sink: Sink::Nothing,
-            arena,
+            arena: Vec::with_capacity(256),
             capture_start: 0,
             hash: 0,
             high_surrogate: 0,
@@ -206,16 +200,24 @@ impl Peek {
 
     /// Forget the body, keep the memory.
     pub fn reset(&mut self) {
-        let (mut key, mut arena) = (std::mem::take(&mut self.key), std::mem::take(&mut self.arena));
-        key.clear();
-        arena.clear();
-        *self = Peek::with(key, arena);
+        self.state = State::Value;
+        self.depth = 0;
+        self.seen = 0;
+        self.key.clear();
+        self.key_overflow = false;
+        self.current = None;
+        self.in_key = false;
+        self.sink = Sink::Nothing;
+        self.arena.clear();
+        self.high_surrogate = 0;
+        self.partial_len = 0;
+        self.kept = Kept::default();
     }
 
     /// The next piece of the body.
     ///
     /// # Errors
-    /// As soon as the body can no longer be accepted; nothing may be fed after that.
+    /// As soon as the body can no longer be accepted; nothing may be fed after that, but for a [`reset`](Peek::reset).
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), PeekError> {
         let mut at = 0;
         while at < bytes.len() {

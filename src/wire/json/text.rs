@@ -4,12 +4,45 @@ use super::PeekError::{self, Duplicate, Grammar};
 use super::keys::{key_at, lookalike_at};
 use super::{Number, Peek, Sink, State, ends_a_number};
 
+/// How many bytes from the front are ASCII that stands for itself in a string: no quote, backslash or control character.
+fn plain_run(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const TOPS: u64 = u64::from_le_bytes([0x80; 8]);
+    const QUOTES: u64 = u64::from_le_bytes([b'"'; 8]);
+    const BACKSLASHES: u64 = u64::from_le_bytes([b'\\'; 8]);
+    const SPACES: u64 = u64::from_le_bytes([b' '; 8]);
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let (quotes, backslashes) = (word ^ QUOTES, word ^ BACKSLASHES);
+        // A byte that is zero, or less than a space, borrows into its top bit. One above it may be taken for one too, which
+        // the lowest that is found never is.
+        let found = (quotes.wrapping_sub(ONES) & !quotes)
+            | (backslashes.wrapping_sub(ONES) & !backslashes)
+            | (word.wrapping_sub(SPACES) & !word)
+            | word;
+        if found & TOPS != 0 {
+            return at * 8 + (found & TOPS).trailing_zeros() as usize / 8;
+        }
+    }
+    let is_plain = |byte: &u8| matches!(byte, 0x20..0x80) && !matches!(byte, b'"' | b'\\');
+    bytes.len() - rest.len() + rest.iter().take_while(|byte| is_plain(byte)).count()
+}
+
 impl Peek {
     /// A run of a string up to its end, an escape, or the end of the piece; how many bytes that was.
     pub(super) fn string(&mut self, bytes: &[u8]) -> Result<usize, PeekError> {
-        let stop = memchr::memchr2(b'"', b'\\', bytes);
+        let plain = plain_run(bytes);
+        let stop = match bytes.get(plain) {
+            None => None,
+            Some(b'"' | b'\\') if self.partial_len == 0 => Some(plain),
+            // Beyond ASCII, or not allowed at all: the whole run is looked at anew.
+            Some(_) => memchr::memchr2(b'"', b'\\', &bytes[plain..]).map(|at| plain + at),
+        };
         let run = &bytes[..stop.unwrap_or(bytes.len())];
-        self.check_text(run, stop.is_some())?;
+        if run.len() != plain || self.partial_len > 0 {
+            self.check_text(run, stop.is_some())?;
+        }
         self.keep(run)?;
         match stop.map(|at| bytes[at]) {
             Some(b'"') => self.end_string()?,
@@ -22,12 +55,8 @@ impl Peek {
     /// No control characters, and valid UTF-8 over the ends of pieces.
     fn check_text(&mut self, run: &[u8], ends: bool) -> Result<(), PeekError> {
         // Without a way out in the middle, so that it is done many bytes at a time.
-        let (least, bits) = run.iter().fold((0xff, 0), |(least, bits): (u8, u8), &byte| (least.min(byte), bits | byte));
-        if least < 0x20 {
+        if run.iter().fold(0xff, |least: u8, &byte| least.min(byte)) < 0x20 {
             return Err(Grammar("a control character in a string"));
-        }
-        if self.partial_len == 0 && bits < 0x80 {
-            return Ok(());
         }
         let mut rest = run;
         while self.partial_len > 0 {

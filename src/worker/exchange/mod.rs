@@ -237,7 +237,7 @@ async fn story(
         let parts = Parts { answer, bytes, session: session.as_ref(), reserved, initialize };
         let end = finish(&exchange, standing, input, &lease, parts, upload, watch).await?;
         if end.reusable {
-            lease.give_back(view);
+            lease.give_back(worker, view);
         }
         return Ok(end.after);
     }

@@ -17,7 +17,7 @@ use super::refusal::Refusal;
 use super::shared::Upstream;
 use crate::net::{self, Buffer, Stream, Watched, within};
 use crate::table::{Epoch, InFlight, Pass, Trip};
-use crate::telemetry::{Fault, UpstreamCells};
+use crate::telemetry::{BreakerState, Fault, UpstreamCells};
 pub use choose::{RetryBudget, Wanted, lease};
 pub use pool::LocalView;
 use pool::{Idle, Local};
@@ -44,8 +44,8 @@ pub struct Lease {
 
 impl Lease {
     /// Keep the connection for later. Only after a whole answer to a wholly sent request, with nothing left over.
-    pub fn give_back(self, view: &LocalView) {
-        self.local.keep(view, self.index, self.stream, self.kept.get());
+    pub fn give_back(self, worker: &Worker, view: &LocalView) {
+        self.local.keep(view, self.index, self.stream, self.kept.get(), worker.now_ms());
     }
 
     /// Heed the answer's `Keep-Alive: timeout=SECONDS` (RFC 2068 section 19.7.1.1): a connection whose end is near would
@@ -75,13 +75,13 @@ impl Lease {
         if upstream.words.has_refused() {
             upstream.words.connected(worker.now_ms());
         }
-        tell(worker, upstream, view.view.trip.as_ref(), self.epoch.take(), false);
+        tell(worker, upstream, &self.local.cells, view.view.trip.as_ref(), self.epoch.take(), false);
     }
 
     /// Upstream closed, was reset, or did not answer in time.
     pub fn failed(&self, worker: &Worker, view: &LocalView) {
         let upstream = &view.view.upstreams[self.index];
-        tell(worker, upstream, view.view.trip.as_ref(), self.epoch.take(), true);
+        tell(worker, upstream, &self.local.cells, view.view.trip.as_ref(), self.epoch.take(), true);
     }
 
     pub fn cells(&self) -> &UpstreamCells {
@@ -102,10 +102,15 @@ async fn open(
     let trip = view.view.trip.as_ref();
     let epoch = match trip.map(|trip| upstream.words.allows(worker.now_ms(), trip)) {
         Some(Pass::Refused { retry_after_ms }) => return Err(Refusal::breaker_open(retry_after_ms)),
-        pass => Cell::new(pass.and_then(Pass::epoch)),
+        pass => {
+            if let Some(Pass::Probe(_)) = pass {
+                local.cells.breaker_is(BreakerState::HalfOpen);
+            }
+            Cell::new(pass.and_then(Pass::epoch))
+        }
     };
     if !wanted.fresh
-        && let Some(Idle { stream, watched, .. }) = local.take_idle()
+        && let Some(Idle { stream, watched, .. }) = local.take_idle(worker.now_ms())
     {
         local.cells.reuses.add(1);
         let (watched, kept) = (Cell::new(Some(watched)), Cell::new(None));
@@ -127,24 +132,33 @@ async fn open(
         }
         Ok(Err(error)) => {
             tracing::warn!(upstream = %upstream.key, %error, "cannot connect to upstream");
-            tell(worker, upstream, trip, epoch.get(), true);
+            tell(worker, upstream, &local.cells, trip, epoch.get(), true);
             Err(failed(worker, upstream, &local.cells, Fault::Connect))
         }
         Err(_) => {
             tracing::warn!(upstream = %upstream.key, "upstream does not accept in time");
-            tell(worker, upstream, trip, epoch.get(), true);
+            tell(worker, upstream, &local.cells, trip, epoch.get(), true);
             Err(failed(worker, upstream, &local.cells, Fault::Timeout))
         }
     }
 }
 
 /// Tell the upstream's breaker how a request ended.
-fn tell(worker: &Worker, upstream: &Upstream, trip: Option<&Trip>, epoch: Option<Epoch>, failed: bool) {
+fn tell(
+    worker: &Worker,
+    upstream: &Upstream,
+    cells: &UpstreamCells,
+    trip: Option<&Trip>,
+    epoch: Option<Epoch>,
+    failed: bool,
+) {
     let (Some(trip), Some(epoch)) = (trip, epoch) else { return };
     let now = worker.now_ms();
     if failed && upstream.words.failed(epoch, now, trip) {
+        cells.breaker_is(BreakerState::Open);
         tracing::warn!(upstream = %upstream.key, "too many requests failed: the breaker opens");
     } else if !failed && upstream.words.succeeded(epoch, now, trip) {
+        cells.breaker_is(BreakerState::Closed);
         tracing::info!(upstream = %upstream.key, "the breaker closes");
     }
 }

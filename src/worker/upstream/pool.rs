@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::net::{Stream, Watched};
 use crate::table::Endpoint;
@@ -14,6 +14,8 @@ use crate::worker::shared::{Shared, View};
 /// A view with this worker's own part of each upstream.
 pub struct LocalView {
     pub view: Arc<View>,
+    /// Of the views of this worker, from 1.
+    pub number: u64,
     pub locals: Vec<Rc<Local>>,
 }
 
@@ -32,20 +34,25 @@ pub struct Local {
 pub(super) struct Idle {
     pub stream: Rc<Stream>,
     pub watched: Watched,
-    since: Instant,
+    /// Milliseconds of the worker's clock.
+    since_ms: u64,
     /// How long upstream said that it keeps the connection, less a margin.
     kept: Option<Duration>,
 }
 
 impl Idle {
-    fn is_good(&mut self) -> bool {
-        self.kept.is_none_or(|kept| self.since.elapsed() < kept) && self.watched.is_quiet()
+    fn is_good(&mut self, now_ms: u64) -> bool {
+        self.kept.is_none_or(|kept| self.age(now_ms) < kept) && self.watched.is_quiet()
+    }
+
+    fn age(&self, now_ms: u64) -> Duration {
+        Duration::from_millis(now_ms.saturating_sub(self.since_ms))
     }
 }
 
 impl LocalView {
     pub fn first(worker: usize, shared: &Shared) -> LocalView {
-        let none = LocalView { view: shared.view.load_full(), locals: Vec::new() };
+        let none = LocalView { view: shared.view.load_full(), number: 0, locals: Vec::new() };
         let first = none.successor(worker, shared, shared.view.load_full());
         // A worker before this one may have died with connections in its pools.
         first.locals.iter().for_each(|local| local.cells.idle.set(0));
@@ -69,20 +76,20 @@ impl LocalView {
         });
         let locals = locals.collect();
         known.into_values().for_each(|gone| gone.close_idle());
-        LocalView { view, locals }
+        LocalView { view, number: self.number + 1, locals }
     }
 
     /// Close what was idle for too long.
-    pub fn prune_pools(&self) {
+    pub fn prune_pools(&self, now_ms: u64) {
         let plan = &self.view.plan;
         for (local, upstream) in self.locals.iter().zip(&self.view.upstreams) {
             let keep = plan.pool.min_idle.div_ceil(plan.workers * upstream.siblings);
             let mut idle = local.idle.borrow_mut();
             let before = idle.len();
-            let old = idle.iter().take_while(|idle| idle.since.elapsed() > plan.pool.idle_timeout).count();
+            let old = idle.iter().take_while(|idle| idle.age(now_ms) > plan.pool.idle_timeout).count();
             let surplus = old.min(idle.len().saturating_sub(keep));
             idle.drain(..surplus);
-            idle.retain_mut(Idle::is_good);
+            idle.retain_mut(|idle| idle.is_good(now_ms));
             local.cells.idle.sub((before - idle.len()) as u64);
         }
     }
@@ -91,19 +98,19 @@ impl LocalView {
 impl Local {
     /// The newest idle connection that is still good. A byte that came while it was idle belongs to no request of ours;
     /// an end means that it is stale.
-    pub(super) fn take_idle(&self) -> Option<Idle> {
+    pub(super) fn take_idle(&self, now_ms: u64) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
         let pop = || idle.pop().inspect(|_| self.cells.idle.sub(1));
-        std::iter::from_fn(pop).find_map(|mut idle| idle.is_good().then_some(idle))
+        std::iter::from_fn(pop).find_map(|mut idle| idle.is_good(now_ms).then_some(idle))
     }
 
     /// Keep a connection; `kept`: for how long upstream said that it keeps its end.
-    pub(super) fn keep(&self, view: &LocalView, index: usize, stream: Rc<Stream>, kept: Option<Duration>) {
+    pub(super) fn keep(&self, view: &LocalView, index: usize, stream: Rc<Stream>, kept: Option<Duration>, now_ms: u64) {
         let (plan, upstream) = (&view.view.plan, &view.view.upstreams[index]);
         let mut idle = self.idle.borrow_mut();
         if !self.is_gone.get() && idle.len() < plan.pool.max_size.div_ceil(plan.workers * upstream.siblings) {
             let watched = stream.watch();
-            idle.push(Idle { stream, watched, since: Instant::now(), kept });
+            idle.push(Idle { stream, watched, since_ms: now_ms, kept });
             self.cells.idle.add(1);
         }
     }
