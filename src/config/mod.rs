@@ -25,6 +25,7 @@ mod planning;
 mod reference;
 pub mod schema;
 mod show;
+mod tables;
 mod unbuilt;
 mod upstreams;
 mod values;
