@@ -162,9 +162,7 @@ fn a_tool_call_is_two_spans_with_the_attributes_of_the_conventions(driver: Drive
         "url.full": format!("{}/mcp", replica.upstream.url()),
         "server.address": "127.0.0.1",
         "server.port": replica.upstream.address.port(),
-        "network.protocol.name": "http",
         "network.protocol.version": "1.1",
-        "network.transport": "tcp",
         "mcp.method.name": "tools/call",
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": "echo",
@@ -293,7 +291,10 @@ fn what_failed_says_how(driver: Driver) {
             conversation.respond_json(200, "", body);
         }
     });
-    let proxy = collector.traces(Proxy::before(driver, &[&upstream])).start();
+    // As in the deployment guide.
+    let endpoint = format!("http://127.0.0.1:{}", collector.port);
+    let builder = Proxy::before(driver, &[&upstream]).variable("SHADOWCAT_TELEMETRY_ENABLED", "true");
+    let proxy = builder.variable("SHADOWCAT_TELEMETRY_ENDPOINT", &endpoint).start();
     for (path, body, status) in [
         ("/tool", call(1, "t"), 200),
         ("/rpc", call(1, "t"), 200),

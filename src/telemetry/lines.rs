@@ -2,11 +2,80 @@
 
 use super::moment::Dates;
 use super::record::{Record, microseconds, session_hash};
-use super::text::{Text, decimal, milliseconds};
+use super::text::{address, decimal, milliseconds};
 use crate::wire::answer::Said;
 use crate::wire::http1::head::Method;
 use crate::wire::mcp::Era;
 use crate::wire::trace_context::spell;
+
+// Keys are put together when this is compiled: a line is some twenty copies rather than a hundred.
+
+/// A key; `quoted`: of a text of ours, which needs no escapes.
+macro_rules! key {
+    ($line:expr, $key:literal) => {
+        $line.out.extend_from_slice(match $line.style {
+            Style::Json => concat!(",\"", $key, "\":").as_bytes(),
+            _ => concat!(" ", $key, "=").as_bytes(),
+        })
+    };
+    ($line:expr, $key:literal, quoted) => {
+        $line.out.extend_from_slice(match $line.style {
+            Style::Json => concat!(",\"", $key, "\":\"").as_bytes(),
+            _ => concat!(" ", $key, "=").as_bytes(),
+        })
+    };
+}
+
+macro_rules! text {
+    ($line:expr, $key:literal, $text:expr) => {{
+        key!($line, $key, quoted);
+        $line.out.extend_from_slice($text);
+        $line.close();
+    }};
+}
+
+/// A text of somebody else, if there is one.
+macro_rules! kept {
+    ($line:expr, $key:literal, $text:expr) => {
+        if !$text.is_empty() {
+            key!($line, $key);
+            $text.quote($line.out);
+        }
+    };
+}
+
+macro_rules! number {
+    ($line:expr, $key:literal, $number:expr) => {{
+        key!($line, $key);
+        decimal($line.out, $number);
+    }};
+}
+
+macro_rules! time {
+    ($line:expr, $key:literal, $time:expr) => {{
+        key!($line, $key);
+        milliseconds($line.out, microseconds($time));
+    }};
+}
+
+/// It is told when it ended, as everything else in a log.
+macro_rules! begin {
+    ($line:expr, $dates:expr, $record:expr, $target:literal) => {{
+        $line.out.reserve(LINE_BYTES);
+        match $line.style {
+            Style::Json => {
+                $line.out.extend_from_slice(b"{\"timestamp\":\"");
+                $dates.write($line.out, $record.ended);
+                $line.out.extend_from_slice(concat!("\",\"level\":\"INFO\",\"target\":\"", $target, "\"").as_bytes());
+            }
+            Style::Human => {
+                $dates.write($line.out, $record.ended);
+                $line.out.extend_from_slice(concat!("  INFO ", $target, ":").as_bytes());
+            }
+            Style::Journal => $line.out.extend_from_slice(concat!("<6> INFO ", $target, ":").as_bytes()),
+        }
+    }};
+}
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,45 +88,53 @@ pub enum Style {
     Json,
 }
 
+/// A line is rarely longer.
+const LINE_BYTES: usize = 768;
+
 /// One line of the access log.
 pub fn access(out: &mut Vec<u8>, dates: &mut Dates, style: Style, record: &Record) {
     let mut line = Line { out, style };
-    line.begin(dates, record, "access");
-    line.request(record);
-    line.number("status", u64::from(record.status));
-    line.outcome(record);
-    line.number("retries", u64::from(record.retries));
-    line.number("bytes_in", record.bytes_in);
-    line.number("bytes_out", record.bytes_out);
-    line.time("total_ms", microseconds(record.split.total));
-    line.time("queue_ms", microseconds(record.split.queue));
-    line.time("connect_ms", microseconds(record.split.connect));
-    line.time("upstream_ms", microseconds(record.split.upstream));
-    line.time("own_ms", microseconds(record.split.own));
-    line.ids(record);
+    begin!(line, dates, record, "access");
+    request(&mut line, record);
+    number!(line, "status", u64::from(record.status));
+    outcome(&mut line, record);
+    if record.retries > 0 {
+        number!(line, "retries", u64::from(record.retries));
+    }
+    number!(line, "bytes_in", record.bytes_in);
+    number!(line, "bytes_out", record.bytes_out);
+    time!(line, "total_ms", record.split.total);
+    if !record.split.queue.is_zero() {
+        time!(line, "queue_ms", record.split.queue);
+    }
+    if !record.split.connect.is_zero() {
+        time!(line, "connect_ms", record.split.connect);
+    }
+    if !record.split.upstream.is_zero() {
+        time!(line, "upstream_ms", record.split.upstream);
+    }
+    ids(&mut line, record);
     line.end();
 }
 
 /// One record of the audit log: JSON, whatever the other logs are.
 pub fn audit(out: &mut Vec<u8>, dates: &mut Dates, record: &Record) {
     let mut line = Line { out, style: Style::Json };
-    line.begin(dates, record, "audit");
-    line.request(record);
+    begin!(line, dates, record, "audit");
+    request(&mut line, record);
     if let Some(hash) = &record.arguments {
-        let mut digits = [0; 64];
-        spell(hash, &mut digits);
-        line.text("arguments_sha256", &digits);
+        text!(line, "arguments_sha256", &hexadecimal::<64>(hash));
     }
     // We said no before upstream was asked; what could not be delivered was allowed.
     let denied = matches!(&record.termination.0, b"PR" | b"PQ" | b"PC");
-    line.word("decision", if denied { "deny" } else { "allow" });
+    text!(line, "decision", if denied { b"deny".as_slice() } else { b"allow" });
     if let Some(rule) = record.rule {
-        line.number("rule", u64::from(rule));
+        number!(line, "rule", u64::from(rule));
     }
-    line.number("status", u64::from(record.status));
-    line.outcome(record);
-    line.time("total_ms", microseconds(record.split.total));
-    line.ids(record);
+    number!(line, "status", u64::from(record.status));
+    outcome(&mut line, record);
+    time!(line, "total_ms", record.split.total);
+    ids(&mut line, record);
     line.end();
 }
 
@@ -66,146 +143,73 @@ struct Line<'a> {
     style: Style,
 }
 
+/// Who asked for what.
+fn request(line: &mut Line<'_>, record: &Record) {
+    key!(line, "client", quoted);
+    address(line.out, record.client);
+    line.close();
+    kept!(line, "user", record.principal);
+    if let Some(id) = &record.session {
+        text!(line, "session", &session_hash(id));
+    }
+    if !record.path.is_empty() {
+        text!(line, "verb", verb(record.verb).as_bytes());
+        kept!(line, "path", record.path);
+    }
+    if let Some(method) = record.method {
+        text!(line, "era", if record.era == Era::Modern { b"modern" } else { b"legacy" });
+        text!(line, "method", method.as_bytes());
+    }
+    match record.method {
+        Some("tools/call") => kept!(line, "tool", record.name),
+        Some("prompts/get") => kept!(line, "prompt", record.name),
+        _ => kept!(line, "resource", record.name),
+    }
+    kept!(line, "upstream", record.upstream);
+}
+
+/// What came of it.
+fn outcome(line: &mut Line<'_>, record: &Record) {
+    text!(line, "outcome", record.outcome.label().as_bytes());
+    if let Said::Error(code) = record.said {
+        key!(line, "code");
+        if code < 0 {
+            line.out.push(b'-');
+        }
+        decimal(line.out, u64::from(code.unsigned_abs()));
+    }
+    text!(line, "termination", &record.termination.0);
+    if !record.reason.is_empty() {
+        text!(line, "reason", record.reason.as_bytes());
+    }
+}
+
+fn ids(line: &mut Line<'_>, record: &Record) {
+    kept!(line, "request_id", record.request_id);
+    if record.trace.trace_id != [0; 16] {
+        text!(line, "trace_id", &hexadecimal::<32>(&record.trace.trace_id));
+    }
+    if record.trace.is_sampled {
+        text!(line, "span_id", &hexadecimal::<16>(&record.trace.span_id));
+    }
+}
+
+fn hexadecimal<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut digits = [0; N];
+    spell(bytes, &mut digits);
+    digits
+}
+
 impl Line<'_> {
-    fn begin(&mut self, dates: &mut Dates, record: &Record, target: &str) {
-        // It is told when it ended, as everything else in a log.
-        let told = record.ended;
-        match self.style {
-            Style::Json => {
-                self.out.extend_from_slice(b"{\"timestamp\":\"");
-                dates.write(self.out, told);
-                self.out.extend_from_slice(b"\",\"level\":\"INFO\",\"target\":\"");
-                self.out.extend_from_slice(target.as_bytes());
-                self.out.push(b'"');
-            }
-            Style::Human => {
-                dates.write(self.out, told);
-                self.out.extend_from_slice(b"  INFO ");
-                self.out.extend_from_slice(target.as_bytes());
-                self.out.push(b':');
-            }
-            Style::Journal => {
-                self.out.extend_from_slice(b"<6> INFO ");
-                self.out.extend_from_slice(target.as_bytes());
-                self.out.push(b':');
-            }
-        }
-    }
-
-    /// Who asked for what.
-    fn request(&mut self, record: &Record) {
-        self.key("client");
-        self.open();
-        let _ = std::io::Write::write_fmt(self.out, format_args!("{}", record.client));
-        self.close();
-        self.kept("user", &record.principal);
-        if let Some(id) = &record.session {
-            self.text("session", &session_hash(id));
-        }
-        if !record.path.is_empty() {
-            self.word("verb", verb(record.verb));
-            self.kept("path", &record.path);
-        }
-        if let Some(method) = record.method {
-            self.word("era", if record.era == Era::Modern { "modern" } else { "legacy" });
-            self.word("method", method);
-        }
-        let key = match record.method {
-            Some("tools/call") => "tool",
-            Some("prompts/get") => "prompt",
-            _ => "resource",
-        };
-        self.kept(key, &record.name);
-        self.kept("upstream", &record.upstream);
-    }
-
-    /// What came of it.
-    fn outcome(&mut self, record: &Record) {
-        self.word("outcome", record.outcome.label());
-        if let Said::Error(code) = record.said {
-            self.key("code");
-            if code < 0 {
-                self.out.push(b'-');
-            }
-            decimal(self.out, u64::from(code.unsigned_abs()));
-        }
-        self.word("termination", record.termination.as_str());
-        if !record.reason.is_empty() {
-            self.word("reason", record.reason);
-        }
-    }
-
-    fn ids(&mut self, record: &Record) {
-        self.kept("request_id", &record.request_id);
-        if record.trace.trace_id != [0; 16] {
-            let mut digits = [0; 32];
-            spell(&record.trace.trace_id, &mut digits);
-            self.text("trace_id", &digits);
-        }
-        if record.trace.is_sampled {
-            let mut digits = [0; 16];
-            spell(&record.trace.span_id, &mut digits);
-            self.text("span_id", &digits);
-        }
-    }
-
-    fn end(&mut self) {
-        self.out.extend_from_slice(if self.style == Style::Json { b"}\n" } else { b"\n" });
-    }
-
-    fn key(&mut self, key: &str) {
-        match self.style {
-            Style::Json => {
-                self.out.extend_from_slice(b",\"");
-                self.out.extend_from_slice(key.as_bytes());
-                self.out.extend_from_slice(b"\":");
-            }
-            _ => {
-                self.out.push(b' ');
-                self.out.extend_from_slice(key.as_bytes());
-                self.out.push(b'=');
-            }
-        }
-    }
-
-    fn open(&mut self) {
+    /// Of a text in JSON.
+    fn close(&mut self) {
         if self.style == Style::Json {
             self.out.push(b'"');
         }
     }
 
-    fn close(&mut self) {
-        self.open();
-    }
-
-    /// A text of ours, which needs no escapes.
-    fn text(&mut self, key: &str, text: &[u8]) {
-        self.key(key);
-        self.open();
-        self.out.extend_from_slice(text);
-        self.close();
-    }
-
-    fn word(&mut self, key: &str, word: &str) {
-        self.text(key, word.as_bytes());
-    }
-
-    /// A text of somebody else, if there is one.
-    fn kept<const N: usize>(&mut self, key: &str, text: &Text<N>) {
-        if !text.is_empty() {
-            self.key(key);
-            text.quote(self.out);
-        }
-    }
-
-    fn number(&mut self, key: &str, number: u64) {
-        self.key(key);
-        decimal(self.out, number);
-    }
-
-    fn time(&mut self, key: &str, us: u64) {
-        self.key(key);
-        milliseconds(self.out, us);
+    fn end(&mut self) {
+        self.out.extend_from_slice(if self.style == Style::Json { b"}\n" } else { b"\n" });
     }
 }
 

@@ -9,9 +9,9 @@ use super::account::Outcome;
 use super::lines::verb;
 use super::moment::Dates;
 use super::record::{Record, session_hash};
-use super::text::{Text, decimal};
+use super::text::{Text, address, decimal};
 use crate::wire::answer::Said;
-use crate::wire::protobuf::{bytes, fixed32, fixed64, length_of, message, number};
+use crate::wire::protobuf::{bytes, fixed32, fixed64, length_of, long_message, message, number};
 use crate::wire::trace_context::SpanContext;
 
 /// A sampled request. It may cost allocations.
@@ -86,26 +86,29 @@ impl Envelope {
         Envelope { resource, scope }
     }
 
-    /// `ExportTraceServiceRequest` of these spans, which [`encode`] made.
-    pub fn request(&self, spans: &[u8]) -> Vec<u8> {
-        let scope_spans = self.scope.len() + spans.len();
-        let mut inner = Vec::with_capacity(self.resource.len() + 32);
+    /// `ExportTraceServiceRequest` of these spans, which [`encode`] made, behind the head that gRPC puts before a message: not
+    /// compressed, and its length.
+    pub fn message(&self, spans: &[u8]) -> Vec<u8> {
+        let (scope_spans, mut inner) = (self.scope.len() + spans.len(), Vec::with_capacity(self.resource.len() + 16));
         bytes(&mut inner, 1, &self.resource);
         length_of(&mut inner, 2, scope_spans);
         let mut out = Vec::with_capacity(inner.len() + scope_spans + 16);
+        out.extend_from_slice(&[0; 5]);
         length_of(&mut out, 1, inner.len() + scope_spans);
         out.extend_from_slice(&inner);
         out.extend_from_slice(&self.scope);
         out.extend_from_slice(spans);
+        let length = (out.len() - 5) as u32;
+        out[1..5].copy_from_slice(&length.to_be_bytes());
         out
     }
 }
 
 /// Append the spans of one request; how many there are.
 pub fn encode(out: &mut Vec<u8>, dates: &Dates, sampled: &Sampled) -> u64 {
-    message(out, 2, |out| server(out, dates, sampled));
+    long_message(out, 2, |out| server(out, dates, sampled));
     if let Some(asked) = &sampled.asked {
-        message(out, 2, |out| client(out, dates, sampled, asked));
+        long_message(out, 2, |out| client(out, dates, sampled, asked));
     }
     1 + u64::from(sampled.asked.is_some())
 }
@@ -122,7 +125,7 @@ fn server(out: &mut Vec<u8>, dates: &Dates, sampled: &Sampled) {
     text(out, 9, "network.protocol.name", b"http");
     text(out, 9, "network.protocol.version", b"1.1");
     text(out, 9, "network.transport", b"tcp");
-    text(out, 9, "client.address", record.client.to_string().as_bytes());
+    with(out, "client.address", |out| address(out, record.client));
     kept(out, "user_agent.original", &sampled.traced.user_agent);
     kept(out, "enduser.id", &record.principal);
     kept(out, "mcp.protocol.version", &sampled.traced.protocol);
@@ -156,9 +159,7 @@ fn client(out: &mut Vec<u8>, dates: &Dates, sampled: &Sampled, asked: &Asked) {
     text(out, 9, "url.full", asked.url.as_bytes());
     text(out, 9, "server.address", asked.host.as_bytes());
     integer(out, "server.port", u64::from(asked.port));
-    text(out, 9, "network.protocol.name", b"http");
     text(out, 9, "network.protocol.version", b"1.1");
-    text(out, 9, "network.transport", b"tcp");
     if record.retries > 0 {
         integer(out, "http.request.resend_count", u64::from(record.retries));
     }
@@ -187,7 +188,7 @@ fn frame(out: &mut Vec<u8>, record: &Record, kind: u64, [start, end]: [Duration;
             // A resource's URI would make as many names as there are resources.
             if matches!(method, "tools/call" | "prompts/get") && !record.name.is_empty() {
                 out.push(b' ');
-                out.extend_from_slice(record.name.to_text().as_bytes());
+                record.name.append(out);
             }
         }
         None => out.extend_from_slice(verb(record.verb).as_bytes()),
@@ -253,8 +254,16 @@ fn text(out: &mut Vec<u8>, field: u32, key: &str, value: &[u8]) {
 /// As [`text`], of what somebody else said, if it said so; always UTF-8, as Protocol Buffers ask.
 fn kept<const N: usize>(out: &mut Vec<u8>, key: &str, value: &Text<N>) {
     if !value.is_empty() {
-        text(out, 9, key, value.to_text().as_bytes());
+        with(out, key, |out| value.append(out));
     }
+}
+
+/// As [`text`], of a text that is written.
+fn with(out: &mut Vec<u8>, key: &str, write: impl FnOnce(&mut Vec<u8>)) {
+    message(out, 9, |out| {
+        bytes(out, 1, key.as_bytes());
+        message(out, 2, |out| message(out, 1, write));
+    });
 }
 
 fn integer(out: &mut Vec<u8>, key: &str, value: u64) {

@@ -1,6 +1,8 @@
 //! Short texts that are kept in place, so that a record of them is plain memory; and texts in lines, where they can break nothing.
 
 use std::fmt;
+use std::io::Write;
+use std::net::IpAddr;
 
 /// Up to `N` bytes of a text, at most 255; what is longer is cut.
 #[derive(Clone, Copy)]
@@ -33,13 +35,24 @@ impl<const N: usize> Text<N> {
     }
 
     /// As text, with an ellipsis where it was cut; what is no UTF-8 is replaced.
+    pub fn append(&self, out: &mut Vec<u8>) {
+        match std::str::from_utf8(self.whole_characters()) {
+            Ok(text) => out.extend_from_slice(text.as_bytes()),
+            Err(_) => out.extend_from_slice(String::from_utf8_lossy(self.whole_characters()).as_bytes()),
+        }
+        if self.is_cut {
+            out.extend_from_slice("…".as_bytes());
+        }
+    }
+
+    /// As [`append`](Text::append).
     pub fn to_text(self) -> String {
         let mut out = Vec::new();
-        self.write(&mut out);
+        self.append(&mut out);
         String::from_utf8_lossy(&out).into_owned()
     }
 
-    /// As [`to_text`](Text::to_text), between quotes, as JSON has it.
+    /// Between quotes, as JSON has it.
     pub fn quote(&self, out: &mut Vec<u8>) {
         out.push(b'"');
         escape(out, self.whole_characters());
@@ -47,13 +60,6 @@ impl<const N: usize> Text<N> {
             out.extend_from_slice("…".as_bytes());
         }
         out.push(b'"');
-    }
-
-    fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.whole_characters());
-        if self.is_cut {
-            out.extend_from_slice("…".as_bytes());
-        }
     }
 
     /// Without the part of a character that the cut left.
@@ -116,6 +122,22 @@ pub fn decimal(out: &mut Vec<u8>, mut number: u64) {
     }
 }
 
+/// An address without the ceremony of `fmt`, where it is of the short kind.
+pub fn address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (place, byte) in address.octets().into_iter().enumerate() {
+                if place > 0 {
+                    out.push(b'.');
+                }
+                decimal(out, u64::from(byte));
+            }
+        }
+        // Writing into a vector cannot fail.
+        IpAddr::V6(address) => drop(write!(out, "{address}")),
+    }
+}
+
 /// Microseconds as milliseconds with three places.
 pub fn milliseconds(out: &mut Vec<u8>, us: u64) {
     decimal(out, us / 1000);
@@ -170,5 +192,10 @@ mod tests {
         let mut out = Vec::new();
         milliseconds(&mut out, 12_034);
         assert_eq!(out, b"12.034");
+        for text in ["127.0.0.1", "255.0.10.1", "::1", "2001:db8::17"] {
+            let mut out = Vec::new();
+            address(&mut out, text.parse().unwrap());
+            assert_eq!(out, text.as_bytes());
+        }
     }
 }

@@ -52,6 +52,23 @@ pub fn message(out: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) 
     out.splice(at..=at, head);
 }
 
+/// As [`message`], of at least 128 and less than 16384 bytes, which is not moved once it is written. What is shorter or longer
+/// is written all the same.
+pub fn long_message(out: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    varint(out, u64::from(field) << 3 | 2);
+    let at = out.len();
+    out.extend_from_slice(&[0, 0]);
+    write(out);
+    let length = out.len() - at - 2;
+    if (0x80..0x4000).contains(&length) {
+        out[at..at + 2].copy_from_slice(&[length as u8 | 0x80, (length >> 7) as u8]);
+        return;
+    }
+    let mut head = Vec::with_capacity(10);
+    varint(&mut head, length as u64);
+    out.splice(at..at + 2, head);
+}
+
 /// A field that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
@@ -118,6 +135,11 @@ mod tests {
         message(&mut out, 4, |out| bytes(out, 5, &long));
         fixed64(&mut out, 6, 1);
         fixed32(&mut out, 700, 2);
+        for length in [0, 1, 127, 128, 300, 16_383, 16_384, 100_000] {
+            let mut out = Vec::new();
+            long_message(&mut out, 9, |out| out.resize(out.len() + length, 7));
+            assert_eq!(fields(&out).collect::<Vec<_>>(), [(9, Value::Bytes(&vec![7; length]))]);
+        }
         // As the documentation of the format has it: 150 in field 1 is 08 96 01.
         let mut example = Vec::new();
         number(&mut example, 1, 150);

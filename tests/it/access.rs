@@ -91,7 +91,7 @@ fn a_request_is_one_line_that_says_what_it_came_to(driver: Driver) {
     ] {
         assert_eq!(line[key], expected, "{key} of {line}");
     }
-    assert_eq!((&line["status"], &line["retries"]), (&200.into(), &0.into()), "{line}");
+    assert_eq!(line["status"], 200, "{line}");
     // Of the head and the body, without what frames them.
     assert!(
         line["bytes_in"].as_u64().unwrap() as usize <= request.len() && line["bytes_in"].as_u64() > Some(100),
@@ -99,8 +99,7 @@ fn a_request_is_one_line_that_says_what_it_came_to(driver: Driver) {
     );
     assert!(line["bytes_out"].as_u64().unwrap() as usize > answer.body.len(), "{line}");
     let time = |key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{key} of {line}"));
-    let parts: f64 = ["queue_ms", "connect_ms", "upstream_ms", "own_ms"].into_iter().map(time).sum();
-    assert!(time("total_ms") > 0.0 && (parts - time("total_ms")).abs() < 0.01, "{line}");
+    assert!(time("total_ms") > time("upstream_ms") && time("upstream_ms") > 0.0, "{line}");
     let (date, of_day) = line["timestamp"].as_str().unwrap().split_once('T').unwrap();
     assert!(date.starts_with("20") && of_day.ends_with('Z') && of_day.len() == "17:00:00.000000Z".len(), "{line}");
     // The session is told by a hash that its id leads to, and nothing leads back.
@@ -110,7 +109,7 @@ fn a_request_is_one_line_that_says_what_it_came_to(driver: Driver) {
     for secret in [&id, "a-secret-", "hunter2"] {
         assert!(!logged.text().contains(secret), "{secret} in {}", logged.text());
     }
-    for absent in ["user", "reason", "code", "trace_id"] {
+    for absent in ["user", "reason", "code", "trace_id", "retries", "queue_ms"] {
         assert!(line.get(absent).is_none(), "{absent} in {line}");
     }
 }

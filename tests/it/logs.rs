@@ -136,6 +136,18 @@ fn the_journal_gets_priorities() {
     assert!(other.starts_with("20"), "{other}");
 }
 
+/// Also a panic is a line, and no write of its own.
+#[test]
+fn a_panic_is_a_line() {
+    let builder = Proxy::builder(Driver::Epoll).workers(1).variable("SHADOWCAT_FAULTS", "1");
+    let proxy = builder.set("logging.format", "json").start();
+    proxy.connect().send(&get("/__fault/panic-connection", "")).expect_end();
+    proxy.wait_for_log("asked to panic by a fault test");
+    let log = proxy.log();
+    let line = log.lines().find(|line| line.contains("asked to panic")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(line).unwrap()["fields"]["thread"], "worker-0", "{line}");
+}
+
 #[test]
 fn a_log_that_cannot_be_opened_is_a_clear_error() {
     let (code, said) = Proxy::builder(Driver::Epoll).set("logging.output", "/nowhere/proxy.log").run_to_end();

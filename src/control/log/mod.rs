@@ -56,6 +56,11 @@ pub fn start(plan: &Plan, spans: Option<Arc<Doorbell>>) -> Result<Log, String> {
     let audit = log.audit.as_ref().map(|place| places.bell("logging.audit", place, Kind::Audit)).transpose()?;
     let logs = Arc::new(Logs::new(Wanted { workers: plan.workers, events, access, audit, spans }));
     let filter = events::install(log, &places.0[0].output, logs.clone())?;
+    // The hook that there is writes to stderr itself, and a worker would wait for that.
+    std::panic::set_hook(Box::new(|panic| {
+        let (thread, text) = (std::thread::current(), panic.to_string().replace('\n', " "));
+        tracing::error!(thread = thread.name(), "{text}");
+    }));
     let writers = places.0.into_iter().map(|place| writer::start(place.output, place.bell, place.kinds, logs.clone()));
     let writers = writers.collect::<Result<_, _>>().map_err(|error| format!("the log: {error}"))?;
     Ok(Log { logs, filter, writers })

@@ -40,6 +40,15 @@ struct Flow {
     failing: bool,
 }
 
+/// What there was to write.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Found {
+    Nothing,
+    Some,
+    /// More than goes into one write.
+    Much,
+}
+
 pub struct Writer {
     output: Output,
     bell: Arc<Doorbell>,
@@ -86,28 +95,23 @@ impl Writer {
             if let Err(error) = self.output.heed_rotation() {
                 tracing::error!(place = %self.output.place(), %error, "the log cannot be opened anew: the old file stays");
             }
-            let any = self.write_all();
-            if stopping && (!any || self.flows.iter().any(|flow| flow.failing)) {
-                return;
+            self.dates.refresh();
+            let mut found = Found::Nothing;
+            for flow in &mut self.flows {
+                found = found.max(flow.write(&self.logs, &mut self.dates, &mut self.output));
             }
-            if any {
-                let failing = self.flows.iter().any(|flow| flow.failing);
-                thread::park_timeout(if failing { RETRY } else { PAUSE });
-            } else {
-                let (logs, flows) = (&self.logs, &self.flows);
-                self.bell.wait(|| flows.iter().all(|flow| flow.kind.is_empty(logs)), IDLE);
+            let failing = self.flows.iter().any(|flow| flow.failing);
+            match found {
+                _ if stopping && (failing || found == Found::Nothing) => return,
+                Found::Nothing => {
+                    let (logs, flows) = (&self.logs, &self.flows);
+                    self.bell.wait(|| flows.iter().all(|flow| flow.kind.is_empty(logs)), IDLE);
+                }
+                _ if failing => thread::park_timeout(RETRY),
+                Found::Some => thread::park_timeout(PAUSE),
+                Found::Much => {}
             }
         }
-    }
-
-    /// Whether there was anything.
-    fn write_all(&mut self) -> bool {
-        self.dates.refresh();
-        let mut any = false;
-        for flow in &mut self.flows {
-            any |= flow.write(&self.logs, &mut self.dates, &mut self.output);
-        }
-        any
     }
 }
 
@@ -145,12 +149,13 @@ impl Kind {
 }
 
 impl Flow {
-    /// Write what there is; whether it was anything.
-    fn write(&mut self, logs: &Logs, dates: &mut Dates, output: &mut Output) -> bool {
+    /// Write what there is, up to the size of a write.
+    fn write(&mut self, logs: &Logs, dates: &mut Dates, output: &mut Output) -> Found {
         while self.lines.len() < WRITE_BYTES && self.kind.format(logs, dates, &mut self.lines).is_some() {}
         if self.lines.is_empty() {
-            return false;
+            return Found::Nothing;
         }
+        let found = if self.lines.len() < WRITE_BYTES { Found::Some } else { Found::Much };
         let result = output.write(&self.lines);
         let written = result.as_ref().map_or_else(|(bytes, _)| *bytes, |()| self.lines.len());
         let ends = |bytes: &[u8]| memchr::memchr_iter(b'\n', bytes).count() as u64;
@@ -164,8 +169,8 @@ impl Flow {
         let rest = if self.is_kept() { whole } else { self.lines.len() };
         self.lines.drain(..rest);
         self.tell(output, result.err().map(|(_, error)| error));
-        // What is kept is tried again after a pause, as if it were new.
-        true
+        // What is kept is tried again, as if it were new.
+        found
     }
 
     /// Whether what could not be written is kept, so that it is written once that works; what comes meanwhile waits in its

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{HeaderMap, Request, StatusCode};
 use rustls::pki_types::ServerName;
@@ -50,7 +50,7 @@ impl Client {
         &self.authority
     }
 
-    /// Send `ExportTraceServiceRequest`.
+    /// Send a message of gRPC.
     pub async fn export(&mut self, message: Bytes) -> Verdict {
         let asked = timeout(PATIENCE, self.ask(message)).await;
         asked.unwrap_or_else(|_| Err(format!("no answer in {PATIENCE_TOLD}"))).unwrap_or_else(|why| {
@@ -79,11 +79,7 @@ impl Client {
             .body(())
             .map_err(|error| error.to_string())?;
         let (response, mut body) = connection.send_request(request, false).map_err(text)?;
-        let mut framed = BytesMut::with_capacity(message.len() + 5);
-        framed.put_u8(0);
-        framed.put_u32(message.len() as u32);
-        framed.put_slice(&message);
-        body.send_data(framed.freeze(), true).map_err(text)?;
+        body.send_data(message, true).map_err(text)?;
         let verdict = answer(response).await.map_err(text)?;
         self.connection = Some(connection);
         Ok(verdict)

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
 use crossbeam::channel::{Receiver, bounded};
 use tokio::time::{sleep, timeout};
 
@@ -69,6 +70,7 @@ pub fn start(plan: &TelemetryPlan, bell: Arc<Doorbell>, logs: Arc<Logs>) -> Resu
         bell: bell.clone(),
         stop: stop.clone(),
         dates: Dates::default(),
+        encoded: Vec::new(),
         failing: false,
     };
     let (tell, ended) = bounded(1);
@@ -96,6 +98,8 @@ struct Sender {
     bell: Arc<Doorbell>,
     stop: Arc<AtomicBool>,
     dates: Dates,
+    /// Spans of a batch, kept for the next.
+    encoded: Vec<u8>,
     /// The last batch could not be sent, which was said.
     failing: bool,
 }
@@ -123,7 +127,8 @@ impl Sender {
         let logs = self.logs.clone();
         let Some(journal) = &logs.spans else { return false };
         self.dates.refresh();
-        let (mut batch, mut requests, mut count) = (Vec::new(), 0, 0);
+        let (mut batch, mut requests, mut count) = (std::mem::take(&mut self.encoded), 0, 0);
+        batch.clear();
         while requests < BATCH_REQUESTS
             && let Some(sampled) = journal.take()
         {
@@ -131,10 +136,13 @@ impl Sender {
             requests += 1;
         }
         if requests == 0 {
+            self.encoded = batch;
             return false;
         }
         let counts = &logs.span_counts;
-        match self.deliver(self.envelope.request(&batch).into()).await {
+        let message = self.envelope.message(&batch).into();
+        self.encoded = batch;
+        match self.deliver(message).await {
             Verdict::Taken { rejected } => {
                 counts.exported.fetch_add(count.saturating_sub(rejected), Relaxed);
                 counts.rejected.fetch_add(rejected.min(count), Relaxed);
@@ -146,7 +154,7 @@ impl Sender {
     }
 
     /// Send a batch, again if that makes sense.
-    async fn deliver(&mut self, batch: bytes::Bytes) -> Verdict {
+    async fn deliver(&mut self, batch: Bytes) -> Verdict {
         let mut pause = PAUSE;
         for _ in 1..TRIES {
             match self.client.export(batch.clone()).await {
