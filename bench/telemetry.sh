@@ -53,7 +53,6 @@ collector=$(port_of "$work/collector.log")
 log="[logging]
 access = \"all\"
 access_output = \"$work/access.log\"
-format = \"json\"
 "
 trace="[telemetry]
 otlp_endpoint = \"http://127.0.0.1:$collector\"

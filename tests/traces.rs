@@ -129,7 +129,8 @@ fn a_tool_call_is_two_spans_with_the_attributes_of_the_conventions(driver: Drive
     let before = unix_nanoseconds();
     let fields = format!("{}User-Agent: tests/1.0\r\n", session_fields(&id));
     assert_eq!(proxy.ask(&post_json("/mcp?x=secret", &fields, &call(7, "echo"))).status, 200);
-    let after = unix_nanoseconds();
+    // The request ends a moment after its answer arrived.
+    let after = unix_nanoseconds() + 100_000_000;
     let is_call = |span: &Value| span["name"] == "tools/call echo";
     let of_kind =
         |kind: u64| wait_for("a span", || collector.spans().into_iter().find(|s| is_call(s) && s["kind"] == kind));

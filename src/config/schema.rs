@@ -1,7 +1,7 @@
 //! Every option, defined once: section, key, kind, default, what it is for. The reference in `docs/` is made from this.
 
 use super::document::Node;
-pub use super::tables::{API_KEY_KEYS, CERTIFICATE_KEYS, ISSUER_KEYS, RULE_KEYS};
+pub use super::tables::{API_KEY_KEYS, CERTIFICATE_KEYS, ISSUER_KEYS, RULE_KEYS, UPSTREAM_KEYS};
 pub use super::values::Kind;
 use super::values::{ALGORITHMS, Item, Value};
 use Kind::*;
@@ -520,51 +520,6 @@ pub const KEYS: &[Key] = &[
     key("admin", "enabled", Bool, "", "Whether there is one. Default: once `bind` or `socket` is set."),
     key("admin", "bind", Address, "", "Address of `/metrics` and the administrator's pages. Default: the proxy's own."),
     key("admin", "socket", Path, "", "Unix socket of `shadowcat admin`."),
-];
-
-/// The options of one `[[upstreams]]` table.
-pub const UPSTREAM_KEYS: &[Key] = &[
-    key("upstreams", "name", Label, "", "Its name in metrics and sessions; unique. Default: `host:port`."),
-    key(
-        "upstreams",
-        "url",
-        Url,
-        "",
-        "`http://` or `https://`, without user, query and fragment. A request for `/` is sent to its path, any other as it is.",
-    ),
-    key("upstreams", "weight", Count(1, 1_000_000), "1", "Its share of new sessions and of requests without one."),
-    key(
-        "upstreams",
-        "max_connections",
-        Count(1, 1_000_000),
-        "",
-        "Connections in use at a time, over all workers. Default: no limit.",
-    ),
-    key(
-        "upstreams",
-        "timeout",
-        Duration,
-        "30",
-        "To the head of the answer, then between bytes of its body; never on an event stream.",
-    ),
-    key("upstreams", "ca_path", Path, "", "PEM file of the roots that sign its certificate. Default: the system's."),
-    key("upstreams", "client_cert_path", Path, "", "Certificate chain that it is shown, PEM."),
-    key(
-        "upstreams",
-        "client_key_path",
-        Path,
-        "",
-        "Private key of `client_cert_path`; a file that others can read is refused.",
-    ),
-    key("upstreams", "bearer_token", Secret, "", "Sent to it as `Authorization: Bearer`."),
-    key("upstreams", "credential_header", Text, "", "Name of a field that is sent to it, such as `X-API-Key`."),
-    key("upstreams", "credential", Secret, "", "Value of `credential_header`."),
-    key("upstreams", "token_url", Url, "", "Where we get a token for it, by the client-credentials grant."),
-    key("upstreams", "client_id", Text, "", "Our id at `token_url`."),
-    key("upstreams", "client_secret", Secret, "", "Our secret at `token_url`."),
-    key("upstreams", "scopes", List(Item::Scope), "", "Asked for at `token_url`."),
-    key("upstreams", "resource", Url, "", "The upstream as `token_url` knows it (RFC 8707)."),
-    key("upstreams", "server_name", Text, "", "Name in its certificate, also sent as SNI. Default: the URL's host."),
 ];
 
 /// The option of this path.

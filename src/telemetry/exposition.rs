@@ -284,10 +284,10 @@ fn process(page: &mut Page, scrape: &Scrape<'_>, workers: &Workers) {
 }
 
 fn logs(page: &mut Page, logs: &Logs) {
-    for LineCounts { kind, written, no_room, unwritten } in logs.line_counts() {
-        page.add(&f::LOG_LINES, [([kind], written)]);
-        page.add(&f::LOG_LOST, [([kind, "no_room"], no_room), ([kind, "unwritten"], unwritten)]);
-    }
+    let counts = logs.line_counts();
+    page.add(&f::LOG_LINES, counts.iter().map(|log| ([log.kind], log.written)));
+    let lost = |log: &LineCounts| [([log.kind, "no_room"], log.no_room), ([log.kind, "unwritten"], log.unwritten)];
+    page.add(&f::LOG_LOST, counts.iter().flat_map(lost));
     let Some(spans) = &logs.spans else { return };
     let counts = &logs.span_counts;
     page.add(&f::SPANS_EXPORTED, [(NONE, counts.exported.load(Relaxed))]);

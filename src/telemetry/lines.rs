@@ -1,7 +1,7 @@
 //! Lines of the access log and of the audit log. Whatever a client says of itself stands between quotes, escaped.
 
 use super::moment::Dates;
-use super::record::{Record, microseconds, session_hash};
+use super::record::{Audited, Hashes, Record, place};
 use super::text::{address, decimal, milliseconds};
 use crate::wire::answer::Said;
 use crate::wire::http1::head::Method;
@@ -36,12 +36,13 @@ macro_rules! text {
 
 /// A text of somebody else, if there is one.
 macro_rules! kept {
-    ($line:expr, $key:literal, $text:expr) => {
-        if !$text.is_empty() {
+    ($line:expr, $key:literal, $text:expr) => {{
+        let text = $text;
+        if !text.is_empty() {
             key!($line, $key);
-            $text.quote($line.out);
+            text.quote($line.out);
         }
-    };
+    }};
 }
 
 macro_rules! number {
@@ -54,22 +55,22 @@ macro_rules! number {
 macro_rules! time {
     ($line:expr, $key:literal, $time:expr) => {{
         key!($line, $key);
-        milliseconds($line.out, microseconds($time));
+        milliseconds($line.out, u64::from($time));
     }};
 }
 
 /// It is told when it ended, as everything else in a log.
 macro_rules! begin {
-    ($line:expr, $dates:expr, $record:expr, $target:literal) => {{
+    ($line:expr, $record:expr, $target:literal) => {{
         $line.out.reserve(LINE_BYTES);
         match $line.style {
             Style::Json => {
                 $line.out.extend_from_slice(b"{\"timestamp\":\"");
-                $dates.write($line.out, $record.ended);
+                $line.pen.dates.write($line.out, $record.ended);
                 $line.out.extend_from_slice(concat!("\",\"level\":\"INFO\",\"target\":\"", $target, "\"").as_bytes());
             }
             Style::Human => {
-                $dates.write($line.out, $record.ended);
+                $line.pen.dates.write($line.out, $record.ended);
                 $line.out.extend_from_slice(concat!("  INFO ", $target, ":").as_bytes());
             }
             Style::Journal => $line.out.extend_from_slice(concat!("<6> INFO ", $target, ":").as_bytes()),
@@ -92,9 +93,9 @@ pub enum Style {
 const LINE_BYTES: usize = 768;
 
 /// One line of the access log.
-pub fn access(out: &mut Vec<u8>, dates: &mut Dates, style: Style, record: &Record) {
-    let mut line = Line { out, style };
-    begin!(line, dates, record, "access");
+pub fn access(out: &mut Vec<u8>, pen: &mut Pen, style: Style, record: &Record) {
+    let mut line = Line { out, pen, style };
+    begin!(line, record, "access");
     request(&mut line, record);
     number!(line, "status", u64::from(record.status));
     outcome(&mut line, record);
@@ -103,43 +104,52 @@ pub fn access(out: &mut Vec<u8>, dates: &mut Dates, style: Style, record: &Recor
     }
     number!(line, "bytes_in", record.bytes_in);
     number!(line, "bytes_out", record.bytes_out);
-    time!(line, "total_ms", record.split.total);
-    if !record.split.queue.is_zero() {
-        time!(line, "queue_ms", record.split.queue);
+    time!(line, "total_ms", record.times.total);
+    if record.times.queue > 0 {
+        time!(line, "queue_ms", record.times.queue);
     }
-    if !record.split.connect.is_zero() {
-        time!(line, "connect_ms", record.split.connect);
+    if record.times.connect > 0 {
+        time!(line, "connect_ms", record.times.connect);
     }
-    if !record.split.upstream.is_zero() {
-        time!(line, "upstream_ms", record.split.upstream);
+    if record.times.upstream > 0 {
+        time!(line, "upstream_ms", record.times.upstream);
     }
     ids(&mut line, record);
     line.end();
 }
 
 /// One record of the audit log: JSON, whatever the other logs are.
-pub fn audit(out: &mut Vec<u8>, dates: &mut Dates, record: &Record) {
-    let mut line = Line { out, style: Style::Json };
-    begin!(line, dates, record, "audit");
+pub fn audit(out: &mut Vec<u8>, pen: &mut Pen, audited: &Audited) {
+    let Audited { record, arguments, rule } = audited;
+    let mut line = Line { out, pen, style: Style::Json };
+    begin!(line, record, "audit");
     request(&mut line, record);
-    if let Some(hash) = &record.arguments {
+    if let Some(hash) = arguments {
         text!(line, "arguments_sha256", &hexadecimal::<64>(hash));
     }
     // We said no before upstream was asked; what could not be delivered was allowed.
     let denied = matches!(&record.termination.0, b"PR" | b"PQ" | b"PC");
     text!(line, "decision", if denied { b"deny".as_slice() } else { b"allow" });
-    if let Some(rule) = record.rule {
-        number!(line, "rule", u64::from(rule));
+    if let Some(rule) = rule {
+        number!(line, "rule", u64::from(*rule));
     }
     number!(line, "status", u64::from(record.status));
     outcome(&mut line, record);
-    time!(line, "total_ms", record.split.total);
+    time!(line, "total_ms", record.times.total);
     ids(&mut line, record);
     line.end();
 }
 
+/// What whoever writes lines keeps from line to line.
+#[derive(Default)]
+pub struct Pen {
+    pub dates: Dates,
+    pub hashes: Hashes,
+}
+
 struct Line<'a> {
     out: &'a mut Vec<u8>,
+    pen: &'a mut Pen,
     style: Style,
 }
 
@@ -148,24 +158,25 @@ fn request(line: &mut Line<'_>, record: &Record) {
     key!(line, "client", quoted);
     address(line.out, record.client);
     line.close();
-    kept!(line, "user", record.principal);
+    kept!(line, "user", record.text(place::PRINCIPAL));
     if let Some(id) = &record.session {
-        text!(line, "session", &session_hash(id));
+        let hash = line.pen.hashes.of(id);
+        text!(line, "session", &hash);
     }
-    if !record.path.is_empty() {
+    if !record.text(place::PATH).is_empty() {
         text!(line, "verb", verb(record.verb).as_bytes());
-        kept!(line, "path", record.path);
+        kept!(line, "path", record.text(place::PATH));
     }
-    if let Some(method) = record.method {
+    if let Some(method) = record.method() {
         text!(line, "era", if record.era == Era::Modern { b"modern" } else { b"legacy" });
         text!(line, "method", method.as_bytes());
     }
-    match record.method {
-        Some("tools/call") => kept!(line, "tool", record.name),
-        Some("prompts/get") => kept!(line, "prompt", record.name),
-        _ => kept!(line, "resource", record.name),
+    match record.method() {
+        Some("tools/call") => kept!(line, "tool", record.text(place::NAME)),
+        Some("prompts/get") => kept!(line, "prompt", record.text(place::NAME)),
+        _ => kept!(line, "resource", record.text(place::NAME)),
     }
-    kept!(line, "upstream", record.upstream);
+    kept!(line, "upstream", record.text(place::UPSTREAM));
 }
 
 /// What came of it.
@@ -185,7 +196,7 @@ fn outcome(line: &mut Line<'_>, record: &Record) {
 }
 
 fn ids(line: &mut Line<'_>, record: &Record) {
-    kept!(line, "request_id", record.request_id);
+    kept!(line, "request_id", record.text(place::REQUEST_ID));
     if record.trace.trace_id != [0; 16] {
         text!(line, "trace_id", &hexadecimal::<32>(&record.trace.trace_id));
     }

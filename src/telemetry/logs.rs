@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::events::Events;
 use super::outbox::{Doorbell, Journal};
-use super::record::Record;
+use super::record::{Audited, Record};
 use super::spans::Sampled;
 
 /// Lines of the access log that wait at most, a worker: more than it makes in the time that lines gather.
@@ -23,7 +23,7 @@ pub struct Logs {
     /// `None`: no request gets a line.
     pub access: Option<Journal<Record>>,
     /// `None`: tool calls are not recorded.
-    pub audit: Option<Journal<Record>>,
+    pub audit: Option<Journal<Audited>>,
     /// `None`: nothing is traced.
     pub spans: Option<Journal<Box<Sampled>>>,
     pub span_counts: SpanCounts,

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::account::{Account, By, Outcome, Split, Trace};
-use super::text::Text;
+use super::account::{Account, By, MethodId, Outcome, Split, Trace};
+use super::text::{Kept, Texts};
 use crate::base::SessionId;
 use crate::wire::answer::Said;
 use crate::wire::http1::head::Method;
@@ -13,15 +13,13 @@ use crate::wire::mcp::Era;
 /// Of the access log, the audit log and spans alike.
 #[derive(Clone, Copy, Debug)]
 pub struct Record {
-    pub begun: Instant,
     pub ended: Instant,
-    pub split: Split,
+    pub times: Times,
     pub client: IpAddr,
     pub verb: Method,
     pub status: u16,
     pub era: Era,
-    /// What MCP calls it; see `MethodId`.
-    pub method: Option<&'static str>,
+    pub method: Option<MethodId>,
     pub outcome: Outcome,
     pub said: Said,
     pub termination: Termination,
@@ -33,19 +31,63 @@ pub struct Record {
     /// A bearer secret: only a hash of it is ever told.
     pub session: Option<SessionId>,
     pub trace: Trace,
-    /// Without its query, which may hold secrets.
-    pub path: Text<64>,
-    /// As the client calls it (`X-Request-Id`).
-    pub request_id: Text<40>,
+    /// By [`place`].
+    pub texts: Texts<160, 5>,
+}
+
+/// Which of a record's texts is what, and how long it may be.
+pub mod place {
     /// Who asked; never a credential.
-    pub principal: Text<64>,
+    pub const PRINCIPAL: (usize, usize) = (0, 64);
+    pub const UPSTREAM: (usize, usize) = (1, 48);
     /// The tool, the prompt, or the resource.
-    pub name: Text<64>,
-    pub upstream: Text<48>,
-    /// SHA-256 of a tool call's arguments as they were received, for the audit log.
+    pub const NAME: (usize, usize) = (2, 64);
+    /// Without its query, which may hold secrets.
+    pub const PATH: (usize, usize) = (3, 64);
+    /// As the client calls it (`X-Request-Id`).
+    pub const REQUEST_ID: (usize, usize) = (4, 40);
+}
+
+/// Where the time went, microseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    pub total: u64,
+    pub queue: u32,
+    pub connect: u32,
+    pub upstream: u32,
+}
+
+/// A tool call, for the audit log.
+#[derive(Clone, Copy, Debug)]
+pub struct Audited {
+    pub record: Record,
+    /// SHA-256 of its arguments as they were received.
     pub arguments: Option<[u8; 32]>,
     /// The rule that denied it, as it stands in the configuration, from 1.
     pub rule: Option<u16>,
+}
+
+impl Record {
+    pub fn text(&self, (place, _): (usize, usize)) -> Kept<'_> {
+        self.texts.kept(place)
+    }
+
+    /// As MCP spells it.
+    pub fn method(&self) -> Option<&'static str> {
+        self.method.map(MethodId::label)
+    }
+}
+
+impl From<Split> for Times {
+    fn from(split: Split) -> Times {
+        let short = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        Times {
+            total: u64::try_from(split.total.as_micros()).unwrap_or(u64::MAX),
+            queue: short(split.queue),
+            connect: short(split.connect),
+            upstream: short(split.upstream),
+        }
+    }
 }
 
 /// Who ended a request, and when: two letters in the manner of HAProxy.
@@ -86,17 +128,35 @@ pub fn is_error(account: &Account) -> bool {
     account.status.get() >= 400 || !matches!(account.ended.get().by, By::Nobody | By::Drain)
 }
 
-/// Whole microseconds.
-pub fn microseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
 /// What is told of a session: the first 64 bits of the SHA-256 of its id, which lead nowhere near the id.
-pub fn session_hash(id: &SessionId) -> [u8; 16] {
+fn session_hash(id: &SessionId) -> [u8; 16] {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id.as_bytes());
     let mut digits = [0; 16];
     crate::wire::trace_context::spell(&digest.as_ref()[..8], &mut digits);
     digits
+}
+
+/// Hashes of the sessions that were told of lately, since one asks many times.
+pub struct Hashes(Vec<Option<(SessionId, [u8; 16])>>);
+
+/// How many.
+const HASHES: usize = 256;
+
+impl Default for Hashes {
+    fn default() -> Hashes {
+        Hashes(vec![None; HASHES])
+    }
+}
+
+impl Hashes {
+    pub fn of(&mut self, id: &SessionId) -> [u8; 16] {
+        let [.., one, other] = *id.as_bytes();
+        let place = &mut self.0[(usize::from(one) << 2 ^ usize::from(other)) % HASHES];
+        match place {
+            Some((known, hash)) if known == id => *hash,
+            _ => place.insert((*id, session_hash(id))).1,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -129,6 +189,12 @@ mod tests {
         let id = SessionId::from_random([9; 24]);
         let hash = String::from_utf8(session_hash(&id).to_vec()).unwrap();
         assert!(!hash.contains(&id.as_str()[..6]) && hash.len() == 16);
+        let mut hashes = Hashes::default();
+        for _ in 0..2 {
+            assert_eq!(hashes.of(&id), session_hash(&id));
+            let other = SessionId::from_random([8; 24]);
+            assert_eq!(hashes.of(&other), session_hash(&other));
+        }
         assert_ne!(session_hash(&SessionId::from_random([8; 24])), session_hash(&id));
     }
 }

@@ -6,10 +6,10 @@
 use std::time::{Duration, Instant};
 
 use super::account::Outcome;
-use super::lines::verb;
+use super::lines::{Pen, verb};
 use super::moment::Dates;
-use super::record::{Record, session_hash};
-use super::text::{Text, address, decimal};
+use super::record::{Record, place};
+use super::text::{Kept, Text, address, decimal};
 use crate::wire::answer::Said;
 use crate::wire::protobuf::{bytes, fixed32, fixed64, length_of, long_message, message, number};
 use crate::wire::trace_context::SpanContext;
@@ -17,6 +17,7 @@ use crate::wire::trace_context::SpanContext;
 /// A sampled request. It may cost allocations.
 pub struct Sampled {
     pub record: Record,
+    pub begun: Instant,
     pub traced: Box<Traced>,
     /// The message's id as received; empty: none.
     pub rpc_id: Text<40>,
@@ -86,54 +87,49 @@ impl Envelope {
         Envelope { resource, scope }
     }
 
-    /// `ExportTraceServiceRequest` of these spans, which [`encode`] made, behind the head that gRPC puts before a message: not
-    /// compressed, and its length.
-    pub fn message(&self, spans: &[u8]) -> Vec<u8> {
-        let (scope_spans, mut inner) = (self.scope.len() + spans.len(), Vec::with_capacity(self.resource.len() + 16));
+    /// What of `ExportTraceServiceRequest` stands before spans of so many bytes, which [`encode`] made.
+    pub fn head(&self, spans: usize) -> Vec<u8> {
+        let (scope_spans, mut inner) = (self.scope.len() + spans, Vec::with_capacity(self.resource.len() + 16));
         bytes(&mut inner, 1, &self.resource);
         length_of(&mut inner, 2, scope_spans);
-        let mut out = Vec::with_capacity(inner.len() + scope_spans + 16);
-        out.extend_from_slice(&[0; 5]);
+        let mut out = Vec::with_capacity(inner.len() + self.scope.len() + 16);
         length_of(&mut out, 1, inner.len() + scope_spans);
         out.extend_from_slice(&inner);
         out.extend_from_slice(&self.scope);
-        out.extend_from_slice(spans);
-        let length = (out.len() - 5) as u32;
-        out[1..5].copy_from_slice(&length.to_be_bytes());
         out
     }
 }
 
 /// Append the spans of one request; how many there are.
-pub fn encode(out: &mut Vec<u8>, dates: &Dates, sampled: &Sampled) -> u64 {
-    long_message(out, 2, |out| server(out, dates, sampled));
+pub fn encode(out: &mut Vec<u8>, pen: &mut Pen, sampled: &Sampled) -> u64 {
+    long_message(out, 2, |out| server(out, pen, sampled));
     if let Some(asked) = &sampled.asked {
-        long_message(out, 2, |out| client(out, dates, sampled, asked));
+        long_message(out, 2, |out| client(out, &pen.dates, sampled, asked));
     }
     1 + u64::from(sampled.asked.is_some())
 }
 
-fn server(out: &mut Vec<u8>, dates: &Dates, sampled: &Sampled) {
+fn server(out: &mut Vec<u8>, pen: &mut Pen, sampled: &Sampled) {
     let (record, trace) = (&sampled.record, sampled.record.trace);
     let has_parent = trace.parent_id != [0; 8];
     let parent = has_parent.then_some(trace.parent_id);
     identity(out, record, trace.span_id, parent, sampled.traced.tracestate.as_deref());
-    frame(out, record, SERVER, [record.begun, record.ended].map(|moment| dates.since_epoch(moment)));
+    frame(out, record, SERVER, [sampled.begun, record.ended].map(|moment| pen.dates.since_epoch(moment)));
     text(out, 9, "http.request.method", verb(record.verb).as_bytes());
-    kept(out, "url.path", &record.path);
+    kept(out, "url.path", record.text(place::PATH));
     text(out, 9, "url.scheme", if sampled.is_tls { b"https" } else { b"http" });
     text(out, 9, "network.protocol.name", b"http");
     text(out, 9, "network.protocol.version", b"1.1");
     text(out, 9, "network.transport", b"tcp");
     with(out, "client.address", |out| address(out, record.client));
-    kept(out, "user_agent.original", &sampled.traced.user_agent);
-    kept(out, "enduser.id", &record.principal);
-    kept(out, "mcp.protocol.version", &sampled.traced.protocol);
+    kept(out, "user_agent.original", sampled.traced.user_agent.kept());
+    kept(out, "enduser.id", record.text(place::PRINCIPAL));
+    kept(out, "mcp.protocol.version", sampled.traced.protocol.kept());
     if let Some(id) = &record.session {
-        text(out, 9, "mcp.session.id", &session_hash(id));
+        text(out, 9, "mcp.session.id", &pen.hashes.of(id));
     }
     of_message(out, sampled);
-    kept(out, "shadowcat.upstream", &record.upstream);
+    kept(out, "shadowcat.upstream", record.text(place::UPSTREAM));
     text(out, 9, "shadowcat.termination", &record.termination.0);
     if !record.reason.is_empty() {
         text(out, 9, "shadowcat.reason", record.reason.as_bytes());
@@ -164,7 +160,7 @@ fn client(out: &mut Vec<u8>, dates: &Dates, sampled: &Sampled, asked: &Asked) {
         integer(out, "http.request.resend_count", u64::from(record.retries));
     }
     of_message(out, sampled);
-    kept(out, "shadowcat.upstream", &record.upstream);
+    kept(out, "shadowcat.upstream", record.text(place::UPSTREAM));
     ended(out, record, record.status >= 400);
     fixed32(out, 16, TRACE_SAMPLED | PARENT_KNOWN);
 }
@@ -182,13 +178,13 @@ fn identity(out: &mut Vec<u8>, record: &Record, id: [u8; 8], parent: Option<[u8;
 
 /// Name, kind and times.
 fn frame(out: &mut Vec<u8>, record: &Record, kind: u64, [start, end]: [Duration; 2]) {
-    message(out, 5, |out| match record.method {
+    message(out, 5, |out| match record.method() {
         Some(method) => {
             out.extend_from_slice(method.as_bytes());
             // A resource's URI would make as many names as there are resources.
-            if matches!(method, "tools/call" | "prompts/get") && !record.name.is_empty() {
+            if matches!(method, "tools/call" | "prompts/get") && !record.text(place::NAME).is_empty() {
                 out.push(b' ');
-                record.name.append(out);
+                record.text(place::NAME).append(out);
             }
         }
         None => out.extend_from_slice(verb(record.verb).as_bytes()),
@@ -205,17 +201,17 @@ fn nanoseconds(since: Duration) -> u64 {
 /// What MCP says of it.
 fn of_message(out: &mut Vec<u8>, sampled: &Sampled) {
     let record = &sampled.record;
-    let Some(method) = record.method else { return };
+    let Some(method) = record.method() else { return };
     text(out, 9, "mcp.method.name", method.as_bytes());
     match method {
         "tools/call" => {
             text(out, 9, "gen_ai.operation.name", b"execute_tool");
-            kept(out, "gen_ai.tool.name", &record.name);
+            kept(out, "gen_ai.tool.name", record.text(place::NAME));
         }
-        "prompts/get" => kept(out, "gen_ai.prompt.name", &record.name),
-        _ => kept(out, "mcp.resource.uri", &record.name),
+        "prompts/get" => kept(out, "gen_ai.prompt.name", record.text(place::NAME)),
+        _ => kept(out, "mcp.resource.uri", record.text(place::NAME)),
     }
-    kept(out, "jsonrpc.request.id", &sampled.rpc_id);
+    kept(out, "jsonrpc.request.id", sampled.rpc_id.kept());
 }
 
 /// The answer, and what went wrong. Of a `SERVER` span a status below 500 is the client's error, not ours.
@@ -252,7 +248,7 @@ fn text(out: &mut Vec<u8>, field: u32, key: &str, value: &[u8]) {
 }
 
 /// As [`text`], of what somebody else said, if it said so; always UTF-8, as Protocol Buffers ask.
-fn kept<const N: usize>(out: &mut Vec<u8>, key: &str, value: &Text<N>) {
+fn kept(out: &mut Vec<u8>, key: &str, value: Kept<'_>) {
     if !value.is_empty() {
         with(out, key, |out| value.append(out));
     }

@@ -30,8 +30,60 @@ impl<const N: usize> Text<N> {
         &self.bytes[..usize::from(self.length)]
     }
 
+    pub fn kept(&self) -> Kept<'_> {
+        Kept { bytes: &self.bytes[..usize::from(self.length)], is_cut: self.is_cut }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.length == 0
+    }
+}
+
+/// `K` texts in one place of `N` bytes, at most 255, so that few short ones take little. What finds no room there is cut.
+#[derive(Clone, Copy)]
+pub struct Texts<const N: usize, const K: usize> {
+    ends: [u8; K],
+    is_cut: [bool; K],
+    bytes: [u8; N],
+}
+
+impl<const N: usize, const K: usize> Texts<N, K> {
+    /// Each with the most bytes that it may have; the first ones are the last to be cut.
+    pub fn of(texts: [(&[u8], usize); K]) -> Texts<N, K> {
+        const { assert!(N <= 255) }
+        let (mut kept, mut end) = (Texts { ends: [0; K], is_cut: [false; K], bytes: [0; N] }, 0);
+        for (place, (text, most)) in texts.into_iter().enumerate() {
+            let length = text.len().min(most).min(N - end);
+            kept.bytes[end..end + length].copy_from_slice(&text[..length]);
+            end += length;
+            kept.ends[place] = end as u8;
+            kept.is_cut[place] = length < text.len();
+        }
+        kept
+    }
+
+    pub fn kept(&self, place: usize) -> Kept<'_> {
+        let start = if place == 0 { 0 } else { usize::from(self.ends[place - 1]) };
+        Kept { bytes: &self.bytes[start..usize::from(self.ends[place])], is_cut: self.is_cut[place] }
+    }
+}
+
+impl<const N: usize, const K: usize> fmt::Debug for Texts<N, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries((0..K).map(|place| self.kept(place).to_text())).finish()
+    }
+}
+
+/// A text that was kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept<'a> {
+    bytes: &'a [u8],
+    is_cut: bool,
+}
+
+impl Kept<'_> {
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     /// As text, with an ellipsis where it was cut; what is no UTF-8 is replaced.
@@ -45,7 +97,7 @@ impl<const N: usize> Text<N> {
         }
     }
 
-    /// As [`append`](Text::append).
+    /// As [`append`](Kept::append).
     pub fn to_text(self) -> String {
         let mut out = Vec::new();
         self.append(&mut out);
@@ -64,9 +116,12 @@ impl<const N: usize> Text<N> {
 
     /// Without the part of a character that the cut left.
     fn whole_characters(&self) -> &[u8] {
-        match std::str::from_utf8(self.bytes()) {
-            Err(error) if self.is_cut && error.error_len().is_none() => &self.bytes()[..error.valid_up_to()],
-            _ => self.bytes(),
+        if !self.is_cut {
+            return self.bytes;
+        }
+        match std::str::from_utf8(self.bytes) {
+            Err(error) if error.error_len().is_none() => &self.bytes[..error.valid_up_to()],
+            _ => self.bytes,
         }
     }
 }
@@ -79,7 +134,7 @@ impl<const N: usize> Default for Text<N> {
 
 impl<const N: usize> fmt::Debug for Text<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.to_text().fmt(f)
+        self.kept().to_text().fmt(f)
     }
 }
 
@@ -161,7 +216,7 @@ mod tests {
 
     fn quoted(text: &[u8]) -> String {
         let mut out = Vec::new();
-        Text::<16>::of(text).quote(&mut out);
+        Text::<16>::of(text).kept().quote(&mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -180,6 +235,14 @@ mod tests {
         assert_eq!(quoted(b"0123456789abcdef"), "\"0123456789abcdef\"");
         assert_eq!(quoted(b"0123456789abcdefg"), "\"0123456789abcdef…\"");
         assert_eq!(quoted("0123456789abcde€".as_bytes()), "\"0123456789abcde…\"");
+    }
+
+    #[test]
+    fn texts_share_a_place_and_the_first_are_cut_last() {
+        let texts = Texts::<10, 3>::of([(b"abcdef", 4), (b"", 4), (b"0123456789", 8)]);
+        assert_eq!([0, 1, 2].map(|place| texts.kept(place).to_text()), ["abcd…", "", "012345…"]);
+        let texts = Texts::<10, 2>::of([(b"0123456789", 10), (b"x", 4)]);
+        assert_eq!([0, 1].map(|place| texts.kept(place).to_text()), ["0123456789", "…"]);
     }
 
     #[test]

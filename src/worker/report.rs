@@ -16,9 +16,9 @@ use super::refusal::Refusal;
 use super::upstream::LocalView;
 use crate::config::plan::{AccessLog, TelemetryPlan};
 use crate::telemetry::account::{MethodId, Trace};
-use crate::telemetry::record::{self, Record, Termination};
+use crate::telemetry::record::{self, Audited, Record, Termination, place};
 use crate::telemetry::spans::{Asked, Sampled, Traced};
-use crate::telemetry::text::Text;
+use crate::telemetry::text::{Text, Texts};
 use crate::wire::http1::head::{Name, RequestHead};
 use crate::wire::json::Peek;
 use crate::wire::trace_context::{self, SpanContext};
@@ -26,8 +26,9 @@ use crate::wire::trace_context::{self, SpanContext};
 /// What is told of a head, which is gone when the request ended.
 #[derive(Default)]
 pub struct Notes {
-    path: Cell<Text<64>>,
-    request_id: Cell<Text<40>>,
+    /// One byte more than is told, so that a cut shows; as the next.
+    path: Cell<Text<65>>,
+    request_id: Cell<Text<41>>,
     /// SHA-256 of a tool call's arguments.
     arguments: Cell<Option<[u8; 32]>>,
     /// A place in the audit log is kept for it.
@@ -173,7 +174,7 @@ pub fn tell(closed: &Closed<'_>) {
     }
     let record = record(closed);
     if let Some(audit) = audit
-        && !audit.leave(worker.index, record)
+        && !audit.leave(worker.index, Audited { record, arguments: notes.arguments.get(), rule: account.rule.get() })
     {
         let lost = audit.outbox(worker.index).lost();
         if lost.is_power_of_two() {
@@ -198,15 +199,17 @@ fn record(closed: &Closed<'_>) -> Record {
     // The id of a task may be all that it takes to read its result.
     let is_named = matches!(method.map(MethodId::label), Some("tools/call" | "prompts/get" | "resources/read"));
     let name = peek.filter(|_| is_named).and_then(Peek::name);
+    let (path, request_id) = (notes.path.get(), notes.request_id.get());
+    let principal = caller.principal().map_or(&b""[..], |principal| principal.name.as_bytes());
+    let upstream = account.upstream.get().map_or(&b""[..], |at| view.view.upstreams[at].key.as_bytes());
     Record {
-        begun: account.begun,
         ended,
-        split,
+        times: split.into(),
         client: client.peer,
         verb: account.verb.get(),
         status: account.status.get(),
         era: account.era.get(),
-        method: method.map(MethodId::label),
+        method,
         outcome: account.outcome(),
         said: account.said(),
         termination: Termination::of(account),
@@ -216,13 +219,13 @@ fn record(closed: &Closed<'_>) -> Record {
         bytes_out: account.bytes_out.get(),
         session: account.session.get(),
         trace: account.trace.get(),
-        path: notes.path.get(),
-        request_id: notes.request_id.get(),
-        principal: caller.principal().map_or(Text::NONE, |principal| Text::of(principal.name.as_bytes())),
-        name: name.map_or(Text::NONE, Text::of),
-        upstream: account.upstream.get().map_or(Text::NONE, |at| Text::of(view.view.upstreams[at].key.as_bytes())),
-        arguments: notes.arguments.get(),
-        rule: account.rule.get(),
+        texts: Texts::of([
+            (principal, place::PRINCIPAL.1),
+            (upstream, place::UPSTREAM.1),
+            (name.unwrap_or_default(), place::NAME.1),
+            (path.bytes(), place::PATH.1),
+            (request_id.bytes(), place::REQUEST_ID.1),
+        ]),
     }
 }
 
@@ -231,6 +234,7 @@ fn sampled(closed: &Closed<'_>, record: Record, traced: Box<Traced>) -> Box<Samp
     Box::new(Sampled {
         rpc_id: peek.and_then(Peek::id).filter(|id| *id != b"null").map_or(Text::NONE, |id| Text::of(unquoted(id))),
         is_tls: client.stream.is_tls(),
+        begun: account.begun,
         asked: asked(view, &record, account.upstream.get(), account.sent.get()),
         record,
         traced,
@@ -245,7 +249,7 @@ fn asked(
 ) -> Option<Asked> {
     let (plan, at) = (&view.view.upstreams[upstream?].plan, sent?);
     let scheme = if plan.tls.is_some() { "https" } else { "http" };
-    let path = record.path.to_text();
+    let path = record.text(place::PATH).to_text();
     let path = if path == "/" { &plan.path } else { &path };
     let url = format!("{scheme}://{}{path}", plan.authority).into();
     Some(Asked { at, host: plan.host.as_str().into(), port: plan.port, url })

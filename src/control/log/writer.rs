@@ -9,9 +9,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, bounded};
 
 use super::output::Output;
-use crate::telemetry::lines::{self, Style};
-use crate::telemetry::moment::Dates;
-use crate::telemetry::record::Record;
+use crate::telemetry::lines::{self, Pen, Style};
 use crate::telemetry::{Doorbell, Journal, Logs};
 
 /// How long lines may gather while there are many: a write for each would cost more than all the rest.
@@ -54,7 +52,7 @@ pub struct Writer {
     bell: Arc<Doorbell>,
     flows: Vec<Flow>,
     logs: Arc<Logs>,
-    dates: Dates,
+    pen: Pen,
     stop: Arc<AtomicBool>,
 }
 
@@ -79,7 +77,7 @@ impl Running {
 pub fn start(output: Output, bell: Arc<Doorbell>, kinds: Vec<Kind>, logs: Arc<Logs>) -> io::Result<Running> {
     let flows = kinds.into_iter().map(|kind| Flow { kind, lines: Vec::new(), failing: false }).collect();
     let stop: Arc<AtomicBool> = Arc::default();
-    let writer = Writer { output, bell: bell.clone(), flows, logs, dates: Dates::default(), stop: stop.clone() };
+    let writer = Writer { output, bell: bell.clone(), flows, logs, pen: Pen::default(), stop: stop.clone() };
     let (tell, ended) = bounded(1);
     thread::Builder::new().name("log".into()).spawn(move || {
         writer.run();
@@ -95,10 +93,10 @@ impl Writer {
             if let Err(error) = self.output.heed_rotation() {
                 tracing::error!(place = %self.output.place(), %error, "the log cannot be opened anew: the old file stays");
             }
-            self.dates.refresh();
+            self.pen.dates.refresh();
             let mut found = Found::Nothing;
             for flow in &mut self.flows {
-                found = found.max(flow.write(&self.logs, &mut self.dates, &mut self.output));
+                found = found.max(flow.write(&self.logs, &mut self.pen, &mut self.output));
             }
             let failing = self.flows.iter().any(|flow| flow.failing);
             match found {
@@ -117,20 +115,19 @@ impl Writer {
 
 impl Kind {
     fn is_empty(self, logs: &Logs) -> bool {
-        let nothing = |journal: &Option<Journal<Record>>| journal.as_ref().is_none_or(Journal::is_empty);
         match self {
             Kind::Events => logs.events.journal().is_empty(),
-            Kind::Access(_) => nothing(&logs.access),
-            Kind::Audit => nothing(&logs.audit),
+            Kind::Access(_) => logs.access.as_ref().is_none_or(Journal::is_empty),
+            Kind::Audit => logs.audit.as_ref().is_none_or(Journal::is_empty),
         }
     }
 
     /// The next line; `None`: there is none.
-    fn format(self, logs: &Logs, dates: &mut Dates, out: &mut Vec<u8>) -> Option<()> {
+    fn format(self, logs: &Logs, pen: &mut Pen, out: &mut Vec<u8>) -> Option<()> {
         match self {
             Kind::Events => out.extend_from_slice(&logs.events.take()?),
-            Kind::Access(style) => lines::access(out, dates, style, &logs.access.as_ref()?.take()?),
-            Kind::Audit => lines::audit(out, dates, &logs.audit.as_ref()?.take()?),
+            Kind::Access(style) => lines::access(out, pen, style, &logs.access.as_ref()?.take()?),
+            Kind::Audit => lines::audit(out, pen, &logs.audit.as_ref()?.take()?),
         }
         Some(())
     }
@@ -150,8 +147,8 @@ impl Kind {
 
 impl Flow {
     /// Write what there is, up to the size of a write.
-    fn write(&mut self, logs: &Logs, dates: &mut Dates, output: &mut Output) -> Found {
-        while self.lines.len() < WRITE_BYTES && self.kind.format(logs, dates, &mut self.lines).is_some() {}
+    fn write(&mut self, logs: &Logs, pen: &mut Pen, output: &mut Output) -> Found {
+        while self.lines.len() < WRITE_BYTES && self.kind.format(logs, pen, &mut self.lines).is_some() {}
         if self.lines.is_empty() {
             return Found::Nothing;
         }

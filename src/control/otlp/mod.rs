@@ -17,12 +17,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use crossbeam::channel::{Receiver, bounded};
 use tokio::time::{sleep, timeout};
 
 use crate::config::plan::TelemetryPlan;
-use crate::telemetry::moment::Dates;
+use crate::telemetry::lines::Pen;
 use crate::telemetry::spans::{self, Envelope};
 use crate::telemetry::{Doorbell, Logs};
 use client::Client;
@@ -69,8 +69,9 @@ pub fn start(plan: &TelemetryPlan, bell: Arc<Doorbell>, logs: Arc<Logs>) -> Resu
         logs,
         bell: bell.clone(),
         stop: stop.clone(),
-        dates: Dates::default(),
+        pen: Pen::default(),
         encoded: Vec::new(),
+        message: BytesMut::new(),
         failing: false,
     };
     let (tell, ended) = bounded(1);
@@ -97,9 +98,10 @@ struct Sender {
     logs: Arc<Logs>,
     bell: Arc<Doorbell>,
     stop: Arc<AtomicBool>,
-    dates: Dates,
+    pen: Pen,
     /// Spans of a batch, kept for the next.
     encoded: Vec<u8>,
+    message: BytesMut,
     /// The last batch could not be sent, which was said.
     failing: bool,
 }
@@ -126,13 +128,13 @@ impl Sender {
     async fn send_batch(&mut self) -> bool {
         let logs = self.logs.clone();
         let Some(journal) = &logs.spans else { return false };
-        self.dates.refresh();
+        self.pen.dates.refresh();
         let (mut batch, mut requests, mut count) = (std::mem::take(&mut self.encoded), 0, 0);
         batch.clear();
         while requests < BATCH_REQUESTS
             && let Some(sampled) = journal.take()
         {
-            count += spans::encode(&mut batch, &self.dates, &sampled);
+            count += spans::encode(&mut batch, &mut self.pen, &sampled);
             requests += 1;
         }
         if requests == 0 {
@@ -140,7 +142,7 @@ impl Sender {
             return false;
         }
         let counts = &logs.span_counts;
-        let message = self.envelope.message(&batch).into();
+        let message = self.framed(&batch);
         self.encoded = batch;
         match self.deliver(message).await {
             Verdict::Taken { rejected } => {
@@ -151,6 +153,19 @@ impl Sender {
             Verdict::Later(why, _) => self.lost(&counts.unavailable, count, &why),
         }
         requests == BATCH_REQUESTS
+    }
+
+    /// Behind the head that gRPC puts before a message: not compressed, and its length.
+    fn framed(&mut self, spans: &[u8]) -> Bytes {
+        let head = self.envelope.head(spans.len());
+        let length = head.len() + spans.len();
+        // The memory of the message before, if that was sent.
+        self.message.reserve(length + 5);
+        self.message.put_u8(0);
+        self.message.put_u32(length as u32);
+        self.message.put_slice(&head);
+        self.message.put_slice(spans);
+        self.message.split().freeze()
     }
 
     /// Send a batch, again if that makes sense.
