@@ -13,7 +13,7 @@ use crate::telemetry::lines::{self, Pen, Style};
 use crate::telemetry::{Doorbell, Journal, Logs};
 
 /// How long lines may gather while there are many: a write for each would cost more than all the rest.
-pub const PAUSE: Duration = Duration::from_millis(10);
+pub const PAUSE: Duration = Duration::from_millis(20);
 /// As [`PAUSE`], while writing fails.
 const RETRY: Duration = Duration::from_millis(100);
 /// How long it sleeps when there are none; a rotated file is made anew at the latest then.

@@ -29,7 +29,7 @@ use client::Client;
 use status::Verdict;
 
 /// Sampled requests of one batch, each with up to two spans.
-const BATCH_REQUESTS: usize = 256;
+const BATCH_REQUESTS: usize = 512;
 /// How long spans gather.
 const GATHER: Duration = Duration::from_millis(200);
 /// Tries of one batch, and the first pause between two; each is twice the one before.

@@ -4,15 +4,16 @@
 //! allocates nothing. Keys that decide routing may stand only once at their level (also when spelled with escapes), for
 //! two parsers may disagree on which of two counts; for the same reason none may look like one of them.
 
+mod error;
 mod keys;
 #[cfg(test)]
 mod tests;
 mod text;
 
+pub use error::PeekError;
 use keys::{Key, Place};
 
 use crate::base::Span;
-use crate::wire::mcp::code;
 
 /// Deepest nesting.
 const DEPTH_MAX: usize = 128;
@@ -22,31 +23,6 @@ const ID_BYTES_MAX: usize = 1024;
 const NAME_BYTES_MAX: usize = 8 * 1024;
 /// Keys are told apart by their first bytes up to this; a longer one is none of ours.
 const KEY_BYTES_MAX: usize = 64;
-
-/// Why a body is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PeekError {
-    #[error("the body is not valid JSON: {0}")]
-    Grammar(&'static str),
-    #[error("the key `{0}` stands twice")]
-    Duplicate(&'static str),
-    #[error("a key is not `{0}`, and some parsers take it for that")]
-    Lookalike(&'static str),
-    #[error("`{0}` is too long")]
-    TooLong(&'static str),
-    #[error("`{0}` has the wrong type")]
-    Type(&'static str),
-}
-
-impl PeekError {
-    /// The JSON-RPC code that tells the client.
-    pub fn code(&self) -> i32 {
-        match self {
-            PeekError::Grammar(_) => code::PARSE_ERROR,
-            _ => code::INVALID_REQUEST,
-        }
-    }
-}
 
 use PeekError::{Grammar, TooLong};
 
