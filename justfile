@@ -44,6 +44,10 @@ bench-choose:
 bench-idle *ARGS:
     python3 bench/idle.py {{ARGS}}
 
+# What a page of metrics costs with 1,000 upstreams and 100 tools.
+bench-scrape *ARGS:
+    python3 bench/scrape.py {{ARGS}}
+
 # testssl.sh against a listener.
 scan-tls:
     bash tests/peers/testssl.sh

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 mod authorized;
 #[path = "peers/balancers.rs"]
 mod balancers;
+#[path = "peers/prometheus.rs"]
+mod prometheus;
 #[path = "support/wait.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod wait;

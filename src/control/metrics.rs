@@ -1,21 +1,22 @@
 //! The page of metrics, made on a thread of its own, so that no worker stands still for it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::atomic::Ordering::Relaxed;
 use std::{fs, io, thread};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use futures_channel::oneshot;
 
 use crate::table::breaker::State;
-use crate::telemetry::BreakerState;
 use crate::telemetry::exposition::{self, EndpointNow, Process, Rates, Scrape, Sessions};
+use crate::telemetry::{BreakerState, WorkerCells};
 use crate::worker::{Page, Shared};
 
 /// Who may wait for a page; beyond, they are told to come back.
 const WAITING_MAX: usize = 16;
 /// How much less of a CPU the thread gets where workers want it.
-const NICENESS: i32 = 10;
+const NICENESS: i32 = 19;
 
 pub type Asked = oneshot::Sender<Page>;
 
@@ -30,7 +31,8 @@ pub fn start(shared: Arc<Shared>, asked: Receiver<Asked>) -> io::Result<()> {
         while let Ok(first) = asked.recv() {
             // All who wait get one page, made after they asked.
             let waiting: Vec<Asked> = std::iter::once(first).chain(asked.try_iter()).collect();
-            let page = Arc::new(page(&shared));
+            // If that fails they are answered with an error, and the next may have more luck.
+            let Ok(page) = catch_unwind(AssertUnwindSafe(|| Arc::new(page(&shared)))) else { continue };
             for asked in waiting {
                 let _ = asked.send(page.clone());
             }
@@ -41,10 +43,7 @@ pub fn start(shared: Arc<Shared>, asked: Receiver<Asked>) -> io::Result<()> {
 
 /// The page of now. Takes milliseconds where there are many upstreams: not for a worker.
 pub fn page(shared: &Shared) -> Vec<u8> {
-    // CPU time of this thread before, and of all pages.
-    static SPENT: Mutex<f64> = Mutex::new(0.0);
-    let before = cpu_of("/proc/thread-self");
-    let spent = *SPENT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let before = cpu_ns_of("/proc/thread-self");
     let view = shared.view.load_full();
     let stats = shared.store.stats();
     let sessions = Sessions {
@@ -85,41 +84,40 @@ pub fn page(shared: &Shared) -> Vec<u8> {
         store: shared.store.cells(),
         rates,
         endpoints: endpoints.collect(),
-        process: process(shared, spent).unwrap_or_default(),
+        process: process(shared),
         logs: &shared.logs,
     });
-    if let (Some(before), Some(after)) = (before, cpu_of("/proc/thread-self")) {
-        *SPENT.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += after - before;
+    if let (Some(before), Some(after)) = (before, cpu_ns_of("/proc/thread-self")) {
+        shared.registry.scrape_cpu_ns.fetch_add(after - before, Relaxed);
     }
     page
 }
 
 /// What `/proc` says of this process (proc_pid_stat(5)); `None` where it says nothing.
-fn process(shared: &Shared, spent: f64) -> Option<Process> {
+fn process(shared: &Shared) -> Option<Process> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     // The name of the program may contain anything: fields are counted from behind it.
     let fields: Vec<f64> = stat.rsplit(')').next()?.split_whitespace().map(|f| f.parse().unwrap_or(0.0)).collect();
     let field = |number: usize| fields.get(number - 3).copied();
     let tick = 1.0 / rustix::param::clock_ticks_per_second() as f64;
-    let boot = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let boot = boot.lines().find_map(|line| line.strip_prefix("btime ")?.parse::<f64>().ok());
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let cpu_of = |cells: &crate::telemetry::WorkerCells| cpu_of(&format!("/proc/self/task/{}", cells.thread.value()));
+    let cpu_of = |cells: &Arc<WorkerCells>| {
+        let ns = cpu_ns_of(&format!("/proc/self/task/{}", cells.thread.value()))?;
+        Some(ns as f64 / 1e9)
+    };
     Some(Process {
         cpu_seconds: (field(14)? + field(15)?) * tick,
-        started_at: boot? + field(22)? * tick,
         resident_bytes: field(24)? * rustix::param::page_size() as f64,
         virtual_bytes: field(23)?,
         threads: field(20)?,
         open_fds: fs::read_dir("/proc/self/fd").ok()?.count() as f64 - 1.0,
         max_fds: limit.map_or(f64::INFINITY, |limit| limit as f64),
-        workers: shared.workers.iter().map(|cells| cpu_of(cells)).collect(),
-        scrapes: spent,
+        workers: shared.workers.iter().map(cpu_of).collect(),
     })
 }
 
-/// Seconds that a thread was on a CPU.
-fn cpu_of(thread: &str) -> Option<f64> {
+/// How long a thread was on a CPU.
+fn cpu_ns_of(thread: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("{thread}/schedstat")).ok()?;
-    Some(text.split_whitespace().next()?.parse::<f64>().ok()? / 1e9)
+    text.split_whitespace().next()?.parse().ok()
 }

@@ -11,6 +11,7 @@ pub mod driver;
 pub mod listener;
 mod pem;
 pub mod race;
+mod ready;
 mod secured;
 mod socket;
 pub mod soon;
@@ -20,7 +21,7 @@ pub mod tls;
 pub use buffer::Buffer;
 pub use race::{Either, Expired, race, within};
 pub use soon::soon;
-pub use stream::{Probe, Stream, Watched};
+pub use stream::{Probe, Stream};
 
 /// Start a task on this worker; it runs until it ends or the worker does.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {

@@ -4,23 +4,21 @@
 //! So an idle connection owns no buffer, and every wait may be dropped at any time without losing a byte. Neither the
 //! reader nor the writer keeps a borrow of the state while it waits: both may be under way in one task.
 
-use std::cell::{Cell, RefCell, UnsafeCell};
+use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-use monoio::io::AsyncWriteRent;
-use monoio::net::TcpStream;
 use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 
-use super::{Buffer, socket};
+use super::Buffer;
+use super::socket::Socket;
 
 /// Plaintext that is encrypted before the socket is written to, bytes: what bounds the memory of a slow reader.
 const PIECE_BYTES: usize = 64 * 1024;
 
 pub struct Secured {
-    tcp: UnsafeCell<TcpStream>,
+    socket: Socket,
     tls: RefCell<ServerConnection>,
     /// Somebody writes ciphertext and will write all there is.
     writing: Cell<bool>,
@@ -36,11 +34,10 @@ pub enum State {
 }
 
 impl Secured {
-    pub fn new(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<Secured> {
+    pub fn new(socket: Socket, config: Arc<ServerConfig>) -> io::Result<Secured> {
         let mut tls = ServerConnection::new(config).map_err(io::Error::other)?;
         tls.set_buffer_limit(Some(2 * PIECE_BYTES));
-        let tcp = UnsafeCell::new(tcp);
-        Ok(Secured { tcp, tls: RefCell::new(tls), writing: Cell::new(false) })
+        Ok(Secured { socket, tls: RefCell::new(tls), writing: Cell::new(false) })
     }
 
     /// Finish the handshake. Whether the session was resumed.
@@ -53,7 +50,7 @@ impl Secured {
             if !self.tls.borrow().is_handshaking() {
                 break;
             }
-            self.tcp().readable(false).await?;
+            self.socket.readable().await;
             let result = self.pump();
             if result.is_err() {
                 // The alert that says why.
@@ -74,7 +71,7 @@ impl Secured {
 
     pub async fn readable(&self) -> io::Result<()> {
         while self.state() == State::Quiet {
-            self.tcp().readable(false).await?;
+            self.socket.readable().await;
             // Nothing is lost if this wait is dropped: what was read stays in the state.
             if self.pump()? == State::Ready {
                 return Ok(());
@@ -155,7 +152,7 @@ impl Secured {
     /// Ciphertext that is there, through rustls. Does not wait.
     fn pump(&self) -> io::Result<State> {
         let mut space = Buffer::small();
-        match socket::recv(self.socket(), &mut space) {
+        match self.socket.recv(&mut space) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(State::Quiet),
             came => came?,
         };
@@ -198,22 +195,7 @@ impl Secured {
             while self.tls.borrow().wants_write() && out.len() < PIECE_BYTES {
                 self.tls.borrow_mut().write_tls(out.vec())?;
             }
-            let mut sent = super::stream::Sent::new(out);
-            match socket::send(self.socket(), sent.rest()) {
-                Ok(now) => sent.advance(now),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-            while !sent.is_done() {
-                let (result, back) = self.tcp().write(sent).await;
-                sent = back;
-                match result {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(n) => sent.advance(n),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            self.socket.write_all(out).await.0?;
         }
         Ok(())
     }
@@ -230,23 +212,15 @@ impl Secured {
             if tls.write_tls(&mut out).is_err() {
                 return;
             }
-            if !socket::send(self.socket(), &out).is_ok_and(|sent| sent == out.len()) {
+            if !self.socket.send(&out).is_ok_and(|sent| sent == out.len()) {
                 // Half a record cannot be taken back: the connection is of no use any more.
-                let _ = rustix::net::shutdown(self.socket(), rustix::net::Shutdown::Both);
+                let _ = rustix::net::shutdown(self.socket.fd(), rustix::net::Shutdown::Both);
                 return;
             }
         }
     }
 
-    #[expect(clippy::mut_from_ref, reason = "monoio's own halves do the same")]
-    pub fn tcp(&self) -> &mut TcpStream {
-        // SAFETY: the type is !Sync, so all users are on one thread. The stream is written to by one flush at a time (the
-        // contract of `Stream`); readers only wait for readiness, which shares no state with writes.
-        unsafe { &mut *self.tcp.get() }
-    }
-
-    fn socket(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor belongs to `self.tcp`, which lives as long as this borrow.
-        unsafe { BorrowedFd::borrow_raw(self.tcp().as_raw_fd()) }
+    pub fn socket(&self) -> &Socket {
+        &self.socket
     }
 }

@@ -1,44 +1,200 @@
-//! System calls on a socket that never wait.
+//! A TCP connection: waits for what [`ready`](super::ready) tells, reads by system calls, writes through the ring.
 //!
-//! What is ready is read and written by a call, not by an operation of the ring: a busy connection is served in one go,
-//! and a wait owns no buffer (`docs/adr/0014-readiness-then-calls.md` has the measurements).
+//! A wait owns no buffer, and what is read was there, so a wait or a read may be dropped at any time without losing a byte.
+//! Sends of a turn of the loop leave together in one system call where there is a ring; else each by its own.
 
+use std::cell::UnsafeCell;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::net::{SocketAddr, TcpStream as StdStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use rustix::net::{RecvFlags, SendFlags};
+use monoio::buf::IoBuf;
+use monoio::io::AsyncWriteRent;
+use monoio::net::TcpStream;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::Buffer;
+use super::ready::Readiness;
+use super::{Buffer, driver};
 
-/// Append to `buffer` what came; 0 at the end of input.
-///
-/// # Errors
-/// `WouldBlock` if nothing came yet.
-pub fn recv(socket: BorrowedFd<'_>, buffer: &mut Buffer) -> io::Result<usize> {
-    let room = buffer.read_room();
-    let memory = buffer.vec();
-    let spare = &mut memory.spare_capacity_mut()[..room];
-    let came = loop {
-        match rustix::net::recv(socket, &mut *spare, RecvFlags::DONTWAIT) {
-            Ok(((came, _), _)) => break came.len(),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    };
-    // SAFETY: the kernel wrote `came` bytes behind the old length, inside the capacity.
-    unsafe { memory.set_len(memory.len() + came) };
-    Ok(came)
+/// At most one read and one write are under way at a time; both may be, from two futures of one task.
+pub struct Socket {
+    // Before the connection, so that no event of a later descriptor of the same number is taken for one of it.
+    ready: Readiness,
+    io: Io,
 }
 
-/// Send as much of `bytes` as the socket takes; how much that was.
-///
-/// # Errors
-/// `WouldBlock` if it takes nothing now.
-pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Err(rustix::io::Errno::INTR) => {}
-            done => return Ok(done?),
+enum Io {
+    Ring(UnsafeCell<TcpStream>),
+    Plain(StdStream),
+}
+
+impl Socket {
+    /// A connection that was made.
+    pub fn adopt(stream: StdStream) -> io::Result<Socket> {
+        stream.set_nonblocking(true)?;
+        let ready = Readiness::of(stream.as_fd())?;
+        let io = match driver::has_ring() {
+            true => Io::Ring(UnsafeCell::new(TcpStream::from_std(stream)?)),
+            false => Io::Plain(stream),
+        };
+        Ok(Socket { ready, io })
+    }
+
+    /// A connection to one address.
+    pub async fn connect(address: SocketAddr) -> io::Result<Socket> {
+        let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = StdStream::from(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?);
+        rustix::net::sockopt::set_tcp_nodelay(&socket, true)?;
+        let made = match rustix::net::connect(&socket, &address) {
+            Err(Errno::INPROGRESS | Errno::INTR) => false,
+            done => done.map(|()| true)?,
+        };
+        let socket = Socket::adopt(socket)?;
+        if !made {
+            socket.ready.writable(socket.fd()).await?;
+            rustix::net::sockopt::socket_error(socket.fd())??;
         }
+        Ok(socket)
+    }
+
+    /// Wait until a read would not block.
+    pub async fn readable(&self) {
+        self.ready.readable().await;
+    }
+
+    /// Whether nothing came that was not read, as far as is known.
+    pub fn is_quiet(&self) -> bool {
+        !self.ready.is_readable()
+    }
+
+    /// Append to `buffer` what came; 0 at the end of input. Does not wait.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing came yet.
+    pub fn recv(&self, buffer: &mut Buffer) -> io::Result<usize> {
+        let room = buffer.read_room();
+        let memory = buffer.vec();
+        let spare = &mut memory.spare_capacity_mut()[..room];
+        let came = loop {
+            match rustix::net::recv(self.fd(), &mut *spare, RecvFlags::DONTWAIT) {
+                Ok(((came, _), _)) => break came.len(),
+                Err(Errno::INTR) => {}
+                Err(error) => {
+                    if error == Errno::AGAIN {
+                        self.ready.found_nothing();
+                    }
+                    return Err(error.into());
+                }
+            }
+        };
+        if came < room {
+            self.ready.emptied();
+        }
+        // SAFETY: the kernel wrote `came` bytes behind the old length, inside the capacity.
+        unsafe { memory.set_len(memory.len() + came) };
+        Ok(came)
+    }
+
+    /// Append to `buffer` what arrives; 0 bytes at the end of input.
+    pub async fn read(&self, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
+        loop {
+            self.readable().await;
+            match self.recv(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return (done, buffer),
+            }
+        }
+    }
+
+    /// Send as much of `bytes` as there is room for now; how much that was.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is none.
+    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match rustix::net::send(self.fd(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Err(Errno::INTR) => {}
+                done => return Ok(done?),
+            }
+        }
+    }
+
+    /// Send all of `buffer`, which comes back as it went in. Dropped only if the connection closes.
+    pub async fn write_all(&self, buffer: Buffer) -> (io::Result<()>, Buffer) {
+        let mut rest = Sent { buffer, at: 0 };
+        while rest.at < rest.buffer.len() {
+            let result = match &self.io {
+                Io::Ring(tcp) => {
+                    // SAFETY: the type is !Sync, so all users are on one thread, and there is one write at a time by the
+                    // contract of the type; nothing else borrows what is in the cell.
+                    let (result, back) = unsafe { &mut *tcp.get() }.write(rest).await;
+                    rest = back;
+                    result
+                }
+                Io::Plain(_) => self.send(&rest.buffer.bytes()[rest.at..]),
+            };
+            match result {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), rest.buffer),
+                Ok(n) => rest.at += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Err(error) = self.ready.writable(self.fd()).await {
+                        return (Err(error), rest.buffer);
+                    }
+                }
+                Err(error) => return (Err(error), rest.buffer),
+            }
+        }
+        (Ok(()), rest.buffer)
+    }
+
+    /// No more will be sent.
+    pub fn shutdown(&self) {
+        let _ = rustix::net::shutdown(self.fd(), rustix::net::Shutdown::Write);
+    }
+
+    /// For monoio's own I/O.
+    pub fn into_tcp(self) -> io::Result<TcpStream> {
+        let Socket { ready, io } = self;
+        ready.forget(io.fd())?;
+        match io {
+            Io::Ring(tcp) => Ok(tcp.into_inner()),
+            Io::Plain(stream) => TcpStream::from_std(stream),
+        }
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.io.fd()
+    }
+}
+
+impl Io {
+    fn fd(&self) -> BorrowedFd<'_> {
+        let fd: RawFd = match self {
+            // SAFETY: the descriptor of a stream never changes; a write under way does not touch it.
+            Io::Ring(tcp) => unsafe { &*tcp.get() }.as_raw_fd(),
+            Io::Plain(stream) => stream.as_raw_fd(),
+        };
+        // SAFETY: the descriptor belongs to `self`, which lives as long as this borrow.
+        unsafe { BorrowedFd::borrow_raw(fd) }
+    }
+}
+
+/// A buffer of which the first `at` bytes have been sent.
+pub struct Sent {
+    pub buffer: Buffer,
+    pub at: usize,
+}
+
+// SAFETY: a sub-range of the initialised bytes of `buffer`, whose allocation does not move.
+unsafe impl IoBuf for Sent {
+    fn read_ptr(&self) -> *const u8 {
+        self.buffer.bytes()[self.at..].as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.buffer.len() - self.at
     }
 }

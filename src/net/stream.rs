@@ -4,10 +4,7 @@ use std::cell::UnsafeCell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::Duration;
 
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
@@ -16,8 +13,9 @@ use rustix::net::RecvFlags;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 
+use super::Buffer;
 use super::secured::Secured;
-use super::{Buffer, socket};
+use super::socket::{Sent, Socket};
 
 /// What a look at a connection without taking anything shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +29,7 @@ pub enum Probe {
 }
 
 enum Io {
-    Plain(TcpStream),
+    Plain(Socket),
     Tls(Box<monoio_rustls::ClientTlsStream<TcpStream>>),
     Secured(Box<Secured>),
     /// Given away.
@@ -45,9 +43,9 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(super) fn plain(tcp: TcpStream) -> Stream {
-        let fd = tcp.as_raw_fd();
-        Stream { io: UnsafeCell::new(Io::Plain(tcp)), fd }
+    fn plain(socket: Socket) -> Stream {
+        let fd = socket.fd().as_raw_fd();
+        Stream { io: UnsafeCell::new(Io::Plain(socket)), fd }
     }
 
     pub(super) fn tls(fd: RawFd, tls: monoio_rustls::ClientTlsStream<TcpStream>) -> Stream {
@@ -56,9 +54,7 @@ impl Stream {
 
     /// A connection to one address. Never resolves a name: that would block the worker.
     pub async fn connect(address: SocketAddr) -> io::Result<Stream> {
-        let tcp = TcpStream::connect_addr(address).await?;
-        tcp.set_nodelay(true)?;
-        Ok(Stream::plain(tcp))
+        Ok(Stream::plain(Socket::connect(address).await?))
     }
 
     /// The same connection, secured; whether the session was resumed.
@@ -67,7 +63,7 @@ impl Stream {
     /// The handshake failed; the client was told why.
     pub async fn secure(self, config: Arc<ServerConfig>) -> io::Result<(Stream, bool)> {
         let fd = self.fd;
-        let secured = Box::new(Secured::new(self.into_tcp(), config)?);
+        let secured = Box::new(Secured::new(self.into_socket()?, config)?);
         let stream = Stream { io: UnsafeCell::new(Io::Secured(secured)), fd };
         let Io::Secured(secured) = stream.io() else { return Err(gone()) };
         let resumed = secured.handshake().await?;
@@ -84,14 +80,14 @@ impl Stream {
 
     /// An accepted connection.
     pub fn adopt(stream: std::net::TcpStream) -> io::Result<Stream> {
-        stream.set_nonblocking(true)?;
-        Ok(Stream::plain(TcpStream::from_std(stream)?))
+        Ok(Stream::plain(Socket::adopt(stream)?))
     }
 
-    pub(super) fn into_tcp(mut self) -> TcpStream {
+    /// To put TLS over it.
+    pub(super) fn into_socket(mut self) -> io::Result<Socket> {
         match std::mem::replace(self.io.get_mut(), Io::Gone) {
-            Io::Plain(tcp) => tcp,
-            Io::Tls(_) | Io::Secured(_) | Io::Gone => unreachable!("TLS is put over a plain connection only"),
+            Io::Plain(socket) => Ok(socket),
+            Io::Tls(_) | Io::Secured(_) | Io::Gone => Err(gone()),
         }
     }
 
@@ -108,7 +104,10 @@ impl Stream {
     /// decoded.
     pub async fn readable(&self) -> io::Result<()> {
         match self.io() {
-            Io::Plain(tcp) => tcp.readable(false).await,
+            Io::Plain(socket) => {
+                socket.readable().await;
+                Ok(())
+            }
             Io::Tls(_) => Ok(()),
             Io::Secured(secured) => secured.readable().await,
             Io::Gone => Err(gone()),
@@ -117,60 +116,46 @@ impl Stream {
 
     /// Append to `buffer` what arrives; 0 bytes at the end of input. Over TLS to an upstream it is dropped only if the
     /// connection closes.
-    pub async fn read(&self, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
+    pub async fn read(&self, buffer: Buffer) -> (io::Result<usize>, Buffer) {
         debug_assert!(buffer.room() > 0, "a read without room looks like the end of input");
         match self.io() {
-            Io::Plain(tcp) => loop {
-                match socket::recv(self.borrowed(), &mut buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    done => return (done, buffer),
-                }
-                if let Err(error) = tcp.readable(false).await {
-                    return (Err(error), buffer);
-                }
-            },
+            Io::Plain(socket) => socket.read(buffer).await,
             Io::Tls(tls) => tls.read(buffer).await,
             Io::Secured(secured) => secured.read(buffer).await,
             Io::Gone => (Err(gone()), buffer),
         }
     }
 
-    /// Start to wait for the next bytes now, for a connection that is put aside: its end, or a byte that nobody asked for,
-    /// is known then without a system call.
-    pub fn watch(self: &Rc<Self>) -> Watched {
-        let stream = self.clone();
-        let mut watched = Watched { wait: Box::pin(async move { stream.readable().await }), is_over: false };
-        watched.is_quiet();
-        watched
-    }
-
     /// Send all of `buffer`, which comes back as it went in, so that it can be sent once more elsewhere.
     pub async fn write_all(&self, buffer: Buffer) -> (io::Result<()>, Buffer) {
-        let mut rest = Sent { buffer, at: 0 };
         match self.io() {
-            Io::Secured(secured) => return (secured.write_all(&rest.buffer).await, rest.buffer),
-            Io::Plain(_) => match socket::send(self.borrowed(), rest.buffer.bytes()) {
-                Ok(sent) => rest.at = sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return (Err(error), rest.buffer),
-            },
-            Io::Tls(_) | Io::Gone => {}
-        }
-        while rest.at < rest.buffer.len() {
-            let (result, back) = match self.io() {
-                Io::Plain(tcp) => tcp.write(rest).await,
-                Io::Tls(tls) => tls.write(rest).await,
-                Io::Secured(_) | Io::Gone => (Err(gone()), rest),
-            };
-            rest = back;
-            match result {
-                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), rest.buffer),
-                Ok(n) => rest.at += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return (Err(error), rest.buffer),
+            Io::Plain(socket) => socket.write_all(buffer).await,
+            Io::Tls(tls) => {
+                let mut rest = Sent { buffer, at: 0 };
+                while rest.at < rest.buffer.len() {
+                    let (result, back) = tls.write(rest).await;
+                    rest = back;
+                    match result {
+                        Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), rest.buffer),
+                        Ok(n) => rest.at += n,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return (Err(error), rest.buffer),
+                    }
+                }
+                (Ok(()), rest.buffer)
             }
+            Io::Secured(secured) => (secured.write_all(&buffer).await, buffer),
+            Io::Gone => (Err(gone()), buffer),
         }
-        (Ok(()), rest.buffer)
+    }
+
+    /// Whether nothing came on a connection that was put aside: neither bytes, nor the end, nor an error.
+    pub fn is_quiet(&self) -> bool {
+        match self.io() {
+            // What is not known to be quiet may still be so: a read that was filled to the brim does not know.
+            Io::Plain(socket) if socket.is_quiet() => true,
+            _ => self.probe() == Probe::Quiet,
+        }
     }
 
     /// Look whether the peer sent something or left; takes nothing and does not wait.
@@ -200,15 +185,15 @@ impl Stream {
 
     /// No more will be sent.
     pub async fn shutdown(&self) {
-        let _ = match self.io() {
-            Io::Plain(tcp) => tcp.shutdown().await,
-            Io::Tls(tls) => tls.shutdown().await,
+        match self.io() {
+            Io::Plain(socket) => socket.shutdown(),
+            Io::Tls(tls) => drop(tls.shutdown().await),
             Io::Secured(secured) => {
                 secured.close().await;
-                secured.tcp().shutdown().await
+                secured.socket().shutdown();
             }
-            Io::Gone => Ok(()),
-        };
+            Io::Gone => {}
+        }
     }
 
     /// End the connection with a reset, now: what the peer has got is not all.
@@ -231,28 +216,6 @@ impl Stream {
 
     pub fn is_tls(&self) -> bool {
         matches!(self.io(), Io::Tls(_) | Io::Secured(_))
-    }
-}
-
-/// A wait for bytes that was started before anybody wanted them.
-pub struct Watched {
-    wait: Pin<Box<dyn Future<Output = io::Result<()>>>>,
-    is_over: bool,
-}
-
-impl Watched {
-    /// Whether nothing came yet: neither bytes, nor the end, nor an error.
-    pub fn is_quiet(&mut self) -> bool {
-        self.is_over |= self.wait.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
-        !self.is_over
-    }
-
-    /// Until something came.
-    pub async fn finish(self) {
-        if !self.is_over {
-            // What is wrong with the connection is for the read to tell.
-            let _ = self.wait.await;
-        }
     }
 }
 
@@ -285,39 +248,4 @@ pub fn wake_reader(fd: RawFd) {
     // SAFETY: by the contract above the descriptor is open; shutdown of a socket has no memory effects.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Read);
-}
-
-/// A buffer of which the first `at` bytes have been sent.
-pub(super) struct Sent {
-    buffer: Buffer,
-    at: usize,
-}
-
-impl Sent {
-    pub(super) fn new(buffer: Buffer) -> Sent {
-        Sent { buffer, at: 0 }
-    }
-
-    pub(super) fn rest(&self) -> &[u8] {
-        &self.buffer.bytes()[self.at..]
-    }
-
-    pub(super) fn advance(&mut self, n: usize) {
-        self.at += n;
-    }
-
-    pub(super) fn is_done(&self) -> bool {
-        self.at >= self.buffer.len()
-    }
-}
-
-// SAFETY: a sub-range of the initialised bytes of `buffer`, whose allocation does not move.
-unsafe impl monoio::buf::IoBuf for Sent {
-    fn read_ptr(&self) -> *const u8 {
-        self.buffer.bytes()[self.at..].as_ptr()
-    }
-
-    fn bytes_init(&self) -> usize {
-        self.buffer.len() - self.at
-    }
 }

@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 
-use monoio::net::TcpStream;
 use monoio_rustls::TlsConnector;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
@@ -48,7 +47,7 @@ impl Connector {
     /// The handshake over a fresh connection.
     pub async fn handshake(&self, stream: Stream) -> io::Result<Stream> {
         let fd = stream.fd();
-        let tcp: TcpStream = stream.into_tcp();
+        let tcp = stream.into_socket()?.into_tcp()?;
         let tls = TlsConnector::from(self.config.clone()).connect(self.name.clone(), tcp).await;
         Ok(Stream::tls(fd, tls.map_err(io::Error::other)?))
     }

@@ -200,6 +200,8 @@ pub struct WorkerCells {
     pub connections: Count,
     pub accepted: Count,
     pub accept_errors: Count,
+    /// Rests of the accept loop, for want of descriptors or of places for connections.
+    pub accept_pauses: Count,
     pub panics: Count,
     /// Counts up while the worker is alive.
     pub heartbeat: Count,
@@ -237,6 +239,7 @@ impl Default for WorkerCells {
             connections: Count::default(),
             accepted: Count::default(),
             accept_errors: Count::default(),
+            accept_pauses: Count::default(),
             panics: Count::default(),
             heartbeat: Count::default(),
             thread: Count::default(),
@@ -289,11 +292,12 @@ impl WorkerCells {
         self.ended[by as usize].value()
     }
 
-    /// Where the time of a request that upstream was asked for went.
-    pub fn took(&self, split: &Split, now: Duration) {
+    /// Where the time of a request went; `was_asked`: upstream was sent it.
+    pub fn took(&self, split: &Split, was_asked: bool, now: Duration) {
         for (part, histogram) in Part::ALL.into_iter().zip(&self.parts) {
-            let took = part.of(split);
-            if !took.is_zero() || matches!(part, Part::Upstream | Part::Own) {
+            let (took, is_wait) = (part.of(split), matches!(part, Part::Queue | Part::Connect));
+            let happened = if is_wait { !took.is_zero() } else { was_asked };
+            if happened {
                 histogram.record(took, now);
             }
         }

@@ -32,7 +32,8 @@ pub struct Scrape<'a> {
     pub store: &'a StoreCells,
     pub rates: Rates,
     pub endpoints: Vec<EndpointNow>,
-    pub process: Process,
+    /// `None`: the kernel does not say.
+    pub process: Option<Process>,
     pub logs: &'a Logs,
 }
 
@@ -78,7 +79,6 @@ pub struct EndpointNow {
 #[derive(Debug, Default)]
 pub struct Process {
     pub cpu_seconds: f64,
-    pub started_at: f64,
     pub resident_bytes: f64,
     pub virtual_bytes: f64,
     pub threads: f64,
@@ -86,8 +86,6 @@ pub struct Process {
     pub max_fds: f64,
     /// CPU time of each worker's thread, where it is known.
     pub workers: Vec<Option<f64>>,
-    /// CPU time of all pages before this one.
-    pub scrapes: f64,
 }
 
 /// The whole page.
@@ -208,6 +206,7 @@ fn clients(page: &mut Page, workers: &Workers) {
     page.add(&f::CONNECTIONS, workers.each(|cells| &cells.accepted));
     page.add(&f::CONNECTION_PANICS, workers.each(|cells| &cells.panics));
     page.add(&f::ACCEPT_ERRORS, workers.each(|cells| &cells.accept_errors));
+    page.add(&f::ACCEPT_PAUSES, workers.each(|cells| &cells.accept_pauses));
     page.add(&f::UPSTREAM_QUEUE, workers.each(|cells| &cells.queued));
     page.add(&f::UPSTREAM_RETRIES_DENIED, workers.each(|cells| &cells.retries_denied));
 }
@@ -252,13 +251,11 @@ fn store(page: &mut Page, scrape: &Scrape<'_>) {
 }
 
 fn process(page: &mut Page, scrape: &Scrape<'_>, workers: &Workers) {
-    let (registry, process) = (scrape.registry, &scrape.process);
+    let registry = scrape.registry;
     let commit = option_env!("SHADOWCAT_COMMIT").unwrap_or("");
     page.add(&f::BUILD_INFO, [([env!("CARGO_PKG_VERSION"), commit], 1u64)]);
     let drivers = workers.each(|cells| &cells.requests).zip(&workers.entries);
     page.add(&f::DRIVER_INFO, drivers.map(|(([index], _), entry)| ([index, entry.driver, entry.flags], 1u64)));
-    let cpu = workers.names.iter().zip(&process.workers).filter_map(|(index, cpu)| Some(([index], (*cpu)?)));
-    page.add(&f::WORKER_CPU, cpu);
     page.add(&f::WORKER_BEATS, workers.each(|cells| &cells.heartbeat));
     page.add(&f::WORKER_RESTARTS, [(NONE, registry.restarts.load(Relaxed))]);
     let (taken, refused) = (registry.reloads.load(Relaxed), registry.reloads_refused.load(Relaxed));
@@ -269,10 +266,13 @@ fn process(page: &mut Page, scrape: &Scrape<'_>, workers: &Workers) {
     page.add(&f::DROPPED, Loss::ALL.map(|what| ([what.label()], registry.losses(what))));
     page.add(&f::QUANTILE_BYTES, [(NONE, windows_bytes() as u64)]);
     page.add(&f::QUANTILES_MISSING, [(NONE, page.coarse)]);
+    page.add(&f::SCRAPE_CPU, [(NONE, registry.scrape_cpu_ns.load(Relaxed) as f64 / 1e9)]);
+    page.add(&f::PROCESS_START, [(NONE, registry.started_at)]);
+    let Some(process) = &scrape.process else { return };
+    let cpu = workers.names.iter().zip(&process.workers).filter_map(|(index, cpu)| Some(([index], (*cpu)?)));
+    page.add(&f::WORKER_CPU, cpu);
     for (family, value) in [
-        (&f::SCRAPE_CPU, process.scrapes),
         (&f::PROCESS_CPU, process.cpu_seconds),
-        (&f::PROCESS_START, process.started_at),
         (&f::PROCESS_RESIDENT, process.resident_bytes),
         (&f::PROCESS_VIRTUAL, process.virtual_bytes),
         (&f::PROCESS_THREADS, process.threads),

@@ -90,7 +90,8 @@ families! {
         MCP_ERRORS: Counter "shadowcat_mcp_errors_total" "requests" ["code"] "JSON-RPC errors in answers of upstreams, by code.";
     }
     "Clients" {
-        REQUESTS: Counter "shadowcat_requests_total" "requests" ["worker"] "Requests of all kinds, by worker.";
+        REQUESTS: Counter "shadowcat_requests_total" "requests" ["worker"]
+            "Requests of all kinds that began; those that did not end yet are under way.";
         REQUESTS_ENDED: Counter "shadowcat_requests_ended_total" "requests" ["by"] "Requests that ended, by who ended them.";
         RESPONSES: Counter "shadowcat_responses_total" "answers" ["status"]
             "Answers to clients by status, also the proxy's own.";
@@ -111,6 +112,8 @@ families! {
             "Connections lost to a panic.";
         ACCEPT_ERRORS: Counter "shadowcat_accept_errors_total" "accepts" ["worker"]
             "Accepts that failed (out of descriptors).";
+        ACCEPT_PAUSES: Counter "shadowcat_accept_pauses_total" "pauses" ["worker"]
+            "Rests of 50 ms between accepts: no descriptors, or performance.max_connections is reached.";
     }
     "Rate limits" {
         RATE_EXCEEDED: Counter "shadowcat_rate_limit_exceeded_total" "requests" ["key"]

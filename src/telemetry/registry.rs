@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::cells::{CallCells, UpstreamCells, WorkerCells};
 use super::checks::Checks;
 use super::tally::Named;
 
+/// Names of upstreams beyond which those that no worker has any more are forgotten.
+const UPSTREAMS_KEPT: usize = 10_000;
 /// Tools that have a label of their own.
 const TOOLS_MAX: usize = 128;
 
@@ -36,6 +39,10 @@ pub struct Registry {
     upstreams: Mutex<Arc<Upstreams>>,
     pub tools: Named<CallCells>,
     losses: [AtomicU64; Loss::ALL.len()],
+    /// Since the epoch, seconds; the same on every page.
+    pub started_at: f64,
+    /// What pages took.
+    pub scrape_cpu_ns: AtomicU64,
     /// Workers that died and were started anew.
     pub restarts: AtomicU64,
     /// Configurations that were taken since the start.
@@ -64,6 +71,8 @@ impl Default for Registry {
             upstreams: Mutex::default(),
             tools: Named::new(TOOLS_MAX),
             losses: Default::default(),
+            started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            scrape_cpu_ns: AtomicU64::default(),
             restarts: AtomicU64::default(),
             reloads: AtomicU64::default(),
             reloads_refused: AtomicU64::default(),
@@ -97,7 +106,11 @@ impl Registry {
     /// The cells of worker `index` for the upstream of this name.
     pub fn upstream(&self, index: usize, name: &str) -> Arc<UpstreamCells> {
         let mut upstreams = lock(&self.upstreams);
-        let cells = Arc::make_mut(&mut upstreams).entry(name.to_owned()).or_default();
+        let upstreams = Arc::make_mut(&mut upstreams);
+        if upstreams.len() >= UPSTREAMS_KEPT && !upstreams.contains_key(name) {
+            upstreams.retain(|_, cells| cells.iter().any(|(_, cells)| Arc::strong_count(cells) > 1));
+        }
+        let cells = upstreams.entry(name.to_owned()).or_default();
         if let Some((_, found)) = cells.iter().find(|(worker, _)| *worker == index) {
             return found.clone();
         }
@@ -121,4 +134,21 @@ impl Registry {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstreams_of_old_configurations_are_forgotten_when_there_are_many() {
+        let registry = Registry::default();
+        let kept = registry.upstream(0, "kept");
+        kept.requests.add(7);
+        for name in 0..2 * UPSTREAMS_KEPT {
+            registry.upstream(0, &format!("old {name}"));
+        }
+        assert!(registry.upstreams().len() <= UPSTREAMS_KEPT);
+        assert_eq!(registry.upstream(0, "kept").requests.value(), 7);
+    }
 }

@@ -191,7 +191,7 @@ impl Message {
             return;
         }
         let mut at = 0;
-        if self.is_long_result(bytes, last) {
+        if self.is_plain_result(bytes, last) {
             self.said = Some(Said::Result);
             return;
         }
@@ -209,23 +209,22 @@ impl Message {
                 at += 1;
                 self.steps += 1;
                 let entered = self.depth == 2 && self.member == Key::Result && bytes[begun] == b'{';
-                if entered && self.is_long_result(&bytes[at..], last) {
+                if entered && self.is_plain_result(&bytes[at..], last) {
                     self.said = Some(Said::Result);
                 }
             }
         }
     }
 
-    /// In a tool's result whose end is there, and no `isError` before it: one look at many bytes at a time.
-    fn is_long_result(&self, rest: &[u8], last: bool) -> bool {
+    /// In a tool's result whose end is there, and no `isError` before that which is true: one look at many bytes at a time.
+    fn is_plain_result(&self, rest: &[u8], last: bool) -> bool {
         last && self.member == Key::Result
             && self.depth >= 2
             && !self.in_string
-            && rest.len() > 32
             && self.key != Key::IsError
             // The key may have come, and its colon not yet.
             && self.word.get(..usize::from(self.word_len)) != Some(b"isError")
-            && IS_ERROR.find(rest).is_none()
+            && IS_ERROR.find_iter(rest).all(|at| !is_true(&rest[at + IS_ERROR.needle().len()..]))
     }
 
     /// Some of a string; how many bytes.
@@ -351,6 +350,12 @@ impl Message {
     }
 }
 
+/// Behind a key: whether a colon follows and what may be `true`.
+fn is_true(behind: &[u8]) -> bool {
+    let value = behind.trim_ascii_start().strip_prefix(b":").unwrap_or_default();
+    value.trim_ascii_start().starts_with(b"t")
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -399,7 +404,7 @@ mod tests {
         // A request of the server, and what is no message at all.
         assert_eq!(json(true, r#"{"method":"ping","id":7,"params":{"result":{}}}"#), Said::Unknown);
         assert_eq!(json(true, "<html>"), Said::Unknown);
-        assert_eq!(json(true, r#"{"jsonrpc":"2.0","id":1,"result":{"content":["#), Said::Unknown);
+        assert_eq!(json(true, r#"{"jsonrpc":"2.0","id":1,"resu"#), Said::Unknown);
         assert_eq!(json(false, r#"[{"result":{}}]"#), Said::Unknown);
     }
 

@@ -58,6 +58,7 @@ async fn run(worker: Rc<Worker>, listener: StdListener, stopped: oneshot::Receiv
             Either::Second(ready) => ready,
         };
         if ready.is_err() || !accept_batch(&worker, &listener) {
+            worker.cells.accept_pauses.add(1);
             net::sleep(PAUSE).await;
         }
     }

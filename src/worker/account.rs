@@ -50,6 +50,7 @@ pub fn open<'a>(worker: &'a Worker, view: &'a LocalView, client: &'a Client, hea
 
 /// A request whose head was refused, or did not come in time; `answered`: bytes of the answer.
 pub fn never_begun(worker: &Worker, view: &LocalView, client: &Client, refusal: &Refusal, answered: usize) {
+    worker.cells.requests.add(1);
     let account = Account::new(Instant::now());
     refused(&account, refusal, true);
     account.sent_client(answered);
@@ -114,8 +115,10 @@ fn count(closed: &Closed<'_>) {
         upstream.outcome(outcome);
         if was_asked {
             upstream.took(&split, now);
-            cells.took(&split, now);
         }
+    }
+    if !account.is_endless.get() {
+        cells.took(&split, was_asked, now);
     }
     let Some(method) = account.method.get() else { return };
     let mut tools = worker.tools.borrow_mut();
@@ -136,7 +139,7 @@ pub fn endless(worker: &Worker, view: &LocalView, account: &Account) {
     if let (Some(index), Some(answered)) = (account.upstream.get(), account.answered.get()) {
         let (split, now) = (account.split(answered), answered - worker.shared.started);
         view.locals[index].cells.took(&split, now);
-        worker.cells.took(&split, now);
+        worker.cells.took(&split, true, now);
         if let Some(method) = account.method.get() {
             worker.cells.calls[method.index()].duration.record(split.total, now);
         }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -29,8 +30,8 @@ const LINGER_BYTES: usize = 1 << 20;
 pub struct Client {
     pub stream: Stream,
     pub peer: IpAddr,
-    /// `peer` as text, made once.
-    pub address: Box<str>,
+    /// What upstream is told of this hop.
+    pub hop: Hop,
     /// `Forwarded` and `X-Forwarded-*` of this peer are believed.
     pub trusted: bool,
     /// The verdict on its latest token.
@@ -65,6 +66,65 @@ impl Client {
     pub fn wrote(&self) {
         self.flags.write_by.set((0, 0));
     }
+
+    /// Wait for the next request, but no longer than a turn or two of the housekeeping, which costs nothing until then.
+    async fn rest(&self, worker: &Worker) -> Rest {
+        let mut readable = pin!(self.stream.readable());
+        let since = worker.ticks.get();
+        poll_fn(|cx| {
+            if let Poll::Ready(came) = readable.as_mut().poll(cx) {
+                self.flags.resting.take();
+                return Poll::Ready(Rest::Over(came));
+            }
+            if worker.ticks.get() > since + 1 {
+                return Poll::Ready(Rest::Long);
+            }
+            self.flags.resting.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// A client's address and how it speaks to us, as they stand in what is forwarded; written once for all its requests.
+pub struct Hop {
+    text: Box<[u8]>,
+    address: Range<u8>,
+    /// Where `Forwarded` begins.
+    forwarded: u8,
+}
+
+impl Hop {
+    fn new(peer: IpAddr, stream: &Stream) -> Hop {
+        const NAME: &str = "X-Forwarded-For: ";
+        let address = peer.to_string();
+        let scheme = if stream.is_tls() { "https" } else { "http" };
+        let first = format!("{NAME}{address}\r\nX-Forwarded-Proto: {scheme}\r\n");
+        // RFC 7239 section 6.
+        let node = if peer.is_ipv6() { format!("\"[{address}]\"") } else { address.clone() };
+        let second = format!("Forwarded: for={node};proto={scheme}");
+        let start = NAME.len() as u8;
+        Hop {
+            address: start..start + address.len() as u8,
+            forwarded: first.len() as u8,
+            text: (first + &second).into_bytes().into(),
+        }
+    }
+
+    /// The client's address.
+    pub fn address(&self) -> &[u8] {
+        &self.text[usize::from(self.address.start)..usize::from(self.address.end)]
+    }
+
+    /// The lines of `X-Forwarded-For` and `X-Forwarded-Proto`.
+    pub fn x_forwarded(&self) -> &[u8] {
+        &self.text[..usize::from(self.forwarded)]
+    }
+
+    /// `Forwarded` up to what the client called the host.
+    pub fn forwarded(&self) -> &[u8] {
+        &self.text[usize::from(self.forwarded)..]
+    }
 }
 
 /// What becomes of the connection after an exchange.
@@ -95,6 +155,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         drain: RefCell::default(),
         write_by: Cell::new((0, 0)),
         idle_by: Cell::new(0),
+        resting: Cell::default(),
     });
     worker.connections.borrow_mut().insert(id, flags.clone());
     worker.cells.connections.add(1);
@@ -105,9 +166,9 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
             let Some((peer, trusted)) = identify(&worker, &stream, peer.ip().to_canonical()).await else { return };
             if let Some(stream) = secure(&worker, stream, peer).await {
                 let client = Client {
+                    hop: Hop::new(peer, &stream),
                     stream,
                     peer,
-                    address: peer.to_string().into(),
                     trusted,
                     memo: auth::Memo::default(),
                     certificate: auth::Certified::default(),
@@ -244,34 +305,84 @@ impl Drop for Registered {
 }
 
 async fn serve(worker: &Rc<Worker>, client: &Client) {
-    let mut input = Buffer::default();
     let mut first = true;
     loop {
-        if !next_bytes(worker, client, &mut input, first).await {
+        // An idle connection has no buffer, and of what a request needs not even the place.
+        let patience = wait_limit(worker, first);
+        client.flags.idle_by.set(worker.ticks_from_now(patience));
+        if client.stream.readable().await.is_err() {
             return;
         }
-        // Only now: a connection may have been idle for longer than a configuration lived.
-        let view = worker.view();
-        let mut scratch = match next_head(worker, client, &view.view.plan, &mut input).await {
-            Next::Request(scratch) => scratch,
-            Next::Refused(refusal) => {
-                let bytes = Box::pin(refusal::answer(worker, client, &refusal, None, false)).await;
-                account::never_begun(worker, &view, client, &refusal, bytes);
-                return Box::pin(linger(client, input)).await;
-            }
-            Next::Gone => return,
-        };
+        client.flags.idle_by.set(0);
+        // Boxed once for all the requests that come in close order.
+        if !Box::pin(serve_busy(worker, client)).await {
+            return;
+        }
         first = false;
-        client.enter(Phase::Busy);
-        worker.cells.requests.add(1);
-        // Boxed, so that a connection between two requests is small.
-        let after = Box::pin(exchange::run(worker, &view, client, &mut input, &mut scratch)).await;
-        worker.give_scratch(scratch);
+    }
+}
+
+/// How long a client may ask for nothing. One that never said anything is as slow a header as one that stopped half-way.
+fn wait_limit(worker: &Worker, first: bool) -> Duration {
+    let view = worker.view();
+    let times = &view.view.plan.timeouts;
+    if first { times.header } else { times.keep_alive }
+}
+
+/// Requests, from one whose first bytes are there to the first pause. `false`: the connection is over.
+async fn serve_busy(worker: &Rc<Worker>, client: &Client) -> bool {
+    let mut input = Buffer::small();
+    loop {
+        if input.is_empty() && !matches!(fill(client, &mut input).await, Ok(1..)) {
+            return false;
+        }
+        let after = {
+            // Only now: a connection may have been idle for longer than a configuration lived.
+            let view = worker.view();
+            let mut scratch = match next_head(worker, client, &view.view.plan, &mut input).await {
+                Next::Request(scratch) => scratch,
+                Next::Refused(refusal) => {
+                    let bytes = Box::pin(refusal::answer(worker, client, &refusal, None, false)).await;
+                    account::never_begun(worker, &view, client, &refusal, bytes);
+                    Box::pin(linger(client, input)).await;
+                    return false;
+                }
+                Next::Gone => return false,
+            };
+            client.enter(Phase::Busy);
+            worker.cells.requests.add(1);
+            let after = exchange::run(worker, &view, client, &mut input, &mut scratch).await;
+            worker.give_scratch(scratch);
+            after
+        };
         match after {
             After::KeepAlive if !worker.is_draining() || !input.is_empty() => client.enter(Phase::Idle),
-            After::KeepAlive | After::Close => return Box::pin(client.stream.shutdown()).await,
-            After::Linger => return Box::pin(linger(client, input)).await,
-            After::Abort => return client.stream.reset(),
+            After::KeepAlive | After::Close => {
+                Box::pin(client.stream.shutdown()).await;
+                return false;
+            }
+            After::Linger => {
+                Box::pin(linger(client, input)).await;
+                return false;
+            }
+            After::Abort => {
+                client.stream.reset();
+                return false;
+            }
+        }
+        if input.is_empty() {
+            drop(std::mem::take(&mut input));
+            client.flags.idle_by.set(worker.ticks_from_now(wait_limit(worker, false)));
+            match client.rest(worker).await {
+                Rest::Over(came) => {
+                    client.flags.idle_by.set(0);
+                    if came.is_err() {
+                        return false;
+                    }
+                    input = Buffer::small();
+                }
+                Rest::Long => return true,
+            }
         }
     }
 }
@@ -282,30 +393,12 @@ enum Next {
     Gone,
 }
 
-/// Wait for the next request without owning a buffer. `false`: there is none.
-async fn next_bytes(worker: &Worker, client: &Client, input: &mut Buffer, first: bool) -> bool {
-    if !input.is_empty() {
-        return true;
-    }
-    drop(std::mem::take(input));
-    if worker.is_draining() && !first {
-        Box::pin(client.stream.shutdown()).await;
-        return false;
-    }
-    // A connection that never said anything is as slow a header as one that stopped half-way.
-    let patience = {
-        let view = worker.view();
-        let times = &view.view.plan.timeouts;
-        if first { times.header } else { times.keep_alive }
-    };
-    client.flags.idle_by.set(worker.ticks_from_now(patience));
-    let came = client.stream.readable().await;
-    client.flags.idle_by.set(0);
-    if came.is_err() {
-        return false;
-    }
-    *input = Buffer::small();
-    matches!(fill(client, input).await, Ok(1..))
+/// How the pause between two requests ended.
+enum Rest {
+    /// Something came.
+    Over(std::io::Result<()>),
+    /// It did not: it is time to make oneself small.
+    Long,
 }
 
 /// Read until the head of the request is complete.

@@ -129,6 +129,8 @@ struct Flags {
     write_by: Cell<(i32, u64)>,
     /// The tick at which a client that asks for nothing is left (0: it is not waited for).
     idle_by: Cell<u64>,
+    /// Whom to wake at the next ticks: a connection between two requests that still has all it needs for one.
+    resting: Cell<Option<std::task::Waker>>,
 }
 
 /// Run worker `index` on this thread until it has drained. Called inside the runtime.
@@ -242,6 +244,8 @@ impl Worker {
             if (1..=now).contains(&flags.idle_by.get()) {
                 stream::wake_reader(flags.client_fd);
             }
+            // It looks at the tick itself.
+            flags.resting.take().into_iter().for_each(std::task::Waker::wake);
         }
     }
 

@@ -114,36 +114,48 @@ fn target<'a>(request: &Request<'a>, upstream: &Upstream, session: Option<&Sessi
 
 /// `X-Forwarded-*` and `Forwarded` (RFC 7239). What the client sent of them is kept only from a trusted proxy.
 fn forwarded(out: &mut Vec<u8>, client: &Client, request: &Request<'_>) {
-    let bytes = request.bytes;
-    let earlier = |name: Name| client.trusted.then(|| request.head.fields.all(name));
-    let address = client.address.as_bytes();
-    let scheme: &[u8] = if client.stream.is_tls() { b"https" } else { b"http" };
-
-    out.extend_from_slice(b"X-Forwarded-For: ");
-    for field in earlier(Name::XForwardedFor).into_iter().flatten() {
-        out.extend_from_slice(field.value.of(bytes));
-        out.extend_from_slice(b", ");
+    let (hop, host) = (&client.hop, request.host);
+    if client.trusted {
+        return forwarded_on(out, client, request);
     }
-    out.extend_from_slice(address);
-    let trusted_value = |name: Name| request.find(name).filter(|_| client.trusted);
-    out.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
-    out.extend_from_slice(trusted_value(Name::XForwardedProto).unwrap_or(scheme));
-    if !request.host.is_empty() {
-        out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
-        out.extend_from_slice(trusted_value(Name::XForwardedHost).unwrap_or(request.host));
-    }
-    out.extend_from_slice(b"\r\nForwarded: ");
-    for field in earlier(Name::Forwarded).into_iter().flatten() {
-        out.extend_from_slice(field.value.of(bytes));
-        out.extend_from_slice(b", ");
-    }
-    out.extend_from_slice(if client.peer.is_ipv6() { b"for=\"[" } else { b"for=" });
-    out.extend_from_slice(address);
-    out.extend_from_slice(if client.peer.is_ipv6() { b"]\";proto=" } else { b";proto=" });
-    out.extend_from_slice(scheme);
-    if !request.host.is_empty() {
+    out.extend_from_slice(hop.x_forwarded());
+    if host.is_empty() {
+        out.extend_from_slice(hop.forwarded());
+    } else {
+        encode::field(out, b"X-Forwarded-Host", host);
+        out.extend_from_slice(hop.forwarded());
         out.extend_from_slice(b";host=\"");
-        out.extend_from_slice(request.host);
+        out.extend_from_slice(host);
+        out.push(b'"');
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The same behind a trusted proxy: what it said comes first.
+fn forwarded_on(out: &mut Vec<u8>, client: &Client, request: &Request<'_>) {
+    let (hop, host, bytes) = (&client.hop, request.host, request.bytes);
+    let earlier = |out: &mut Vec<u8>, name: Name| {
+        for field in request.head.fields.all(name) {
+            out.extend_from_slice(field.value.of(bytes));
+            out.extend_from_slice(b", ");
+        }
+    };
+    let scheme: &[u8] = if client.stream.is_tls() { b"https" } else { b"http" };
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    earlier(out, Name::XForwardedFor);
+    out.extend_from_slice(hop.address());
+    out.extend_from_slice(b"\r\n");
+    encode::field(out, b"X-Forwarded-Proto", request.find(Name::XForwardedProto).unwrap_or(scheme));
+    if !host.is_empty() {
+        encode::field(out, b"X-Forwarded-Host", request.find(Name::XForwardedHost).unwrap_or(host));
+    }
+    let (name, ours) = hop.forwarded().split_at(b"Forwarded: ".len());
+    out.extend_from_slice(name);
+    earlier(out, Name::Forwarded);
+    out.extend_from_slice(ours);
+    if !host.is_empty() {
+        out.extend_from_slice(b";host=\"");
+        out.extend_from_slice(host);
         out.push(b'"');
     }
     out.extend_from_slice(b"\r\n");

@@ -33,6 +33,7 @@ on_both_drivers!(
     identity_is_told_to_upstream_and_claimed_by_nobody,
     upstream_gets_its_own_credential,
     users_are_limited_one_by_one,
+    metrics_name_a_thousand_users,
     secrets_are_in_no_log,
 );
 
@@ -513,6 +514,28 @@ fn users_are_limited_one_by_one(driver: Driver) {
     let metrics = proxy.metrics();
     assert_eq!(metrics.sum("shadowcat_rate_limit_remaining", r#"key="user:alice""#), 0.0);
     assert_eq!(metrics.sum("shadowcat_rate_limit_exceeded_total", r#"key="user:bob""#), 2.0);
+}
+
+fn metrics_name_a_thousand_users(driver: Driver) {
+    let (idp, upstream) = (Idp::start(), FakeUpstream::answering("ok"));
+    let limits = "[rate_limit]\nper_user_limit = 1\nper_user_window = 100000\n";
+    let proxy = guarded(driver, &idp, &upstream, limits).start();
+    ready(&proxy, &idp.token("user-0"));
+    let mut client = proxy.connect();
+    let mut ask = |user: &str| client.ask(&get("/", &bearer(&idp.token(user)))).status;
+    assert_eq!(ask("user-0"), 429);
+    // One of them has the name of those that have none.
+    for user in (1..1100).map(|n| format!("user-{n}")).chain(["other".to_owned(), "x".repeat(200)]) {
+        assert_eq!((ask(&user), ask(&user)), (200, 429), "{user}");
+    }
+    let metrics = proxy.metrics();
+    for (name, each) in [("shadowcat_rate_limit_exceeded_total", 1.0), ("shadowcat_rate_limit_remaining", 0.0)] {
+        let users = metrics.0.lines().filter(|line| line.starts_with(&format!("{name}{{key=\"user:"))).count();
+        assert_eq!(users, 1001, "{name}");
+        assert_eq!(metrics.sum(name, "key=\"user:user-999\""), each, "{name}");
+    }
+    assert_eq!(metrics.sum("shadowcat_rate_limit_exceeded_total", "key=\"user:other\""), 102.0);
+    assert_eq!(metrics.sum("shadowcat_rate_limit_exceeded_total", ""), 1102.0);
 }
 
 fn secrets_are_in_no_log(driver: Driver) {

@@ -357,4 +357,5 @@ fn bounds_the_connections(driver: Driver) {
     for client in &mut waiting {
         assert_eq!(client.response().text(), "served");
     }
+    assert!(proxy.metrics().sum("shadowcat_accept_pauses_total", "") > 0.0);
 }

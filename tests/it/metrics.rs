@@ -107,7 +107,7 @@ fn the_ways_to_fail_are_apart(driver: Driver) {
     proxy.ask(&post_json("/mcp", "", r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#));
     proxy.ask(&post_json("/mcp", "", r#"{"jsonrpc":"2.0","id":1,"result":{}}"#));
     proxy.ask(&get("/", ""));
-    let metrics = proxy.metrics();
+    let metrics = proxy.settled_metrics();
     for method in ["tools/list", "other", "notifications/initialized", "response"] {
         assert_eq!(counted(&metrics, method, "", "ok"), 1.0, "{method}: {}", metrics.0);
     }
@@ -115,14 +115,14 @@ fn the_ways_to_fail_are_apart(driver: Driver) {
     assert_eq!(metrics.sum("shadowcat_proxy_outcomes_total", r#"outcome="ok""#), 8.0);
     let proxy = Proxy::before(driver, &[&upstream]).start();
     call_each(&proxy);
-    expect_each(&proxy.metrics());
+    expect_each(&proxy.settled_metrics());
 }
 
 fn events_say_it_as_well(driver: Driver) {
     let upstream = tools(true);
     let proxy = Proxy::before(driver, &[&upstream]).start();
     call_each(&proxy);
-    expect_each(&proxy.metrics());
+    expect_each(&proxy.settled_metrics());
 }
 
 fn what_is_not_looked_into_is_unknown(driver: Driver) {
@@ -145,11 +145,11 @@ fn what_is_not_looked_into_is_unknown(driver: Driver) {
     let proxy = Proxy::before(driver, &[&upstream]).start();
     for tool in ["encoded", "plain", "long", "silent"] {
         assert_eq!(proxy.ask(&post_json("/mcp", "", &call(1, tool))).status, 200);
-        assert_eq!(counted(&proxy.metrics(), "tools/call", tool, "unknown"), 1.0, "{tool}");
+        assert_eq!(counted(&proxy.settled_metrics(), "tools/call", tool, "unknown"), 1.0, "{tool}");
     }
     // Whoever calls no tool is told by the first key.
     proxy.ask(&post_json("/mcp", "", &call(1, "long").replace("tools/call", "prompts/get")));
-    assert_eq!(counted(&proxy.metrics(), "prompts/get", "", "ok"), 1.0);
+    assert_eq!(counted(&proxy.settled_metrics(), "prompts/get", "", "ok"), 1.0);
 }
 
 fn tools_are_named_up_to_a_bound(driver: Driver) {
@@ -168,7 +168,7 @@ fn tools_are_named_up_to_a_bound(driver: Driver) {
     for n in 0..500 {
         assert_eq!(flood.ask(&post_json("/mcp", "", &broken(n))).status, 500);
     }
-    let metrics = other.metrics();
+    let metrics = other.settled_metrics();
     let names =
         |metrics: &Metrics| metrics.0.lines().filter(|line| line.starts_with("shadowcat_mcp_requests_total{")).count();
     assert_eq!(names(&metrics), 65, "{}", metrics.0);
@@ -179,7 +179,7 @@ fn tools_are_named_up_to_a_bound(driver: Driver) {
     }
     ask("other");
     ask(&"x".repeat(200));
-    let metrics = proxy.metrics();
+    let metrics = proxy.settled_metrics();
     assert_eq!(names(&metrics), 129, "{}", metrics.0);
     assert_eq!(counted(&metrics, "tools/call", "unknown", "rpc_error"), 300.0);
     assert_eq!(counted(&metrics, "tools/call", "tool-126", "ok"), 1.0);
@@ -199,7 +199,7 @@ fn the_last_request_over_all_workers_is_counted(driver: Driver) {
         };
         let threads: Vec<_> = (0..12).map(|n| thread::spawn(move || ask(n))).collect();
         threads.into_iter().for_each(|thread| thread.join().expect("answers"));
-        let metrics = proxy.metrics();
+        let metrics = proxy.settled_metrics();
         for (tool, outcome) in [("fine", "ok"), ("fails", "tool_error"), ("unknown", "rpc_error")] {
             assert_eq!(counted(&metrics, "tools/call", tool, outcome), 80.0 * f64::from(round), "{}", metrics.0);
         }
@@ -236,7 +236,7 @@ fn time_is_split(driver: Driver) {
     upstream.expect_event("asked");
     go.send(()).expect("somebody waits");
     second.response();
-    let metrics = proxy.metrics();
+    let metrics = proxy.settled_metrics();
     let spent =
         |part: &str| metrics.sum("shadowcat_proxy_part_seconds_total", &format!(r#"upstream="one",part="{part}""#));
     let total = metrics.sum("shadowcat_proxy_request_seconds_sum", r#"upstream="one""#);
@@ -261,12 +261,13 @@ fn a_stream_without_end_is_counted_with_its_head(driver: Driver) {
     stream.send(&listen(&id, ""));
     stream.stream_head();
     stream.stream_until(b"\n\n");
-    assert_eq!(proxy.metrics().sum("shadowcat_proxy_request_seconds_count", ""), 2.0);
+    // The stream is under way.
+    proxy.wait_for_metric("shadowcat_proxy_request_seconds_count", "", 2.0);
     assert_eq!(proxy.metrics().sum("shadowcat_streams_active", ""), 1.0);
     replica.push(&Push::End);
     assert_eq!(stream.chunk(), None);
     proxy.wait_for_metric("shadowcat_streams_active", "", 0.0);
-    let metrics = proxy.metrics();
+    let metrics = proxy.settled_metrics();
     assert_eq!(metrics.sum("shadowcat_proxy_request_seconds_count", ""), 2.0);
     assert_eq!(metrics.sum("shadowcat_proxy_outcomes_total", r#"outcome="ok""#), 2.0);
 }
@@ -289,10 +290,10 @@ fn who_ended_a_request_is_told(driver: Driver) {
         }
     });
     let proxy = Proxy::before(driver, &[&upstream]).start();
-    let ended = |by: &str| proxy.metrics().sum("shadowcat_requests_ended_total", &format!(r#"by="{by}""#));
+    let ended = |by: &str| proxy.settled_metrics().sum("shadowcat_requests_ended_total", &format!(r#"by="{by}""#));
     assert!(matches!(proxy.connect().send(&get("/cut", "")).outcome(), Outcome::Cut { .. }));
     wait_until("the cut", || ended("upstream") == 1.0);
-    assert_eq!(proxy.metrics().sum("shadowcat_proxy_outcomes_total", r#"outcome="failed""#), 1.0);
+    assert_eq!(proxy.settled_metrics().sum("shadowcat_proxy_outcomes_total", r#"outcome="failed""#), 1.0);
     // A modern request ends when its client leaves.
     let mut leaving = proxy.connect();
     let body = modern(1, "tools/call", r#""name":"x""#);
@@ -300,12 +301,12 @@ fn who_ended_a_request_is_told(driver: Driver) {
     upstream.expect_event("asked");
     drop(leaving);
     wait_until("the departure", || ended("client") == 1.0);
-    assert_eq!(counted(&proxy.metrics(), "tools/call", "x", "gone"), 1.0);
+    assert_eq!(counted(&proxy.settled_metrics(), "tools/call", "x", "gone"), 1.0);
     assert_eq!(proxy.ask(&in_session("nobody", &request(1, "ping"))).status, 404);
     assert_eq!(proxy.ask(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n").status, 400);
     assert_eq!(proxy.ask(b"nonsense\r\n\r\n").status, 400);
     assert_eq!(ended("proxy"), 3.0);
-    assert_eq!(counted(&proxy.metrics(), "ping", "", "refused"), 1.0);
+    assert_eq!(counted(&proxy.settled_metrics(), "ping", "", "refused"), 1.0);
     assert_eq!(ended("drain"), 0.0);
 }
 
@@ -322,10 +323,12 @@ fn breakers_tell_what_they_do(driver: Driver) {
     let proxy = Proxy::builder(driver).config(&config).start();
     let state = |state: &str| {
         let labels = format!(r#"upstream="one",endpoint="{}",state="{state}""#, upstream.address);
-        proxy.metrics().sum("shadowcat_upstream_breaker_state", &labels)
+        proxy.settled_metrics().sum("shadowcat_upstream_breaker_state", &labels)
     };
     let changes = |state: &str| {
-        proxy.metrics().sum("shadowcat_upstream_breaker_changes_total", &format!(r#"upstream="one",state="{state}""#))
+        proxy
+            .settled_metrics()
+            .sum("shadowcat_upstream_breaker_changes_total", &format!(r#"upstream="one",state="{state}""#))
     };
     assert_eq!((state("closed"), state("open"), state("half_open")), (1.0, 0.0, 0.0));
     for _ in 0..2 {
@@ -364,8 +367,8 @@ fn places_and_pools_are_told(driver: Driver) {
     for _ in 0..3 {
         assert_eq!(proxy.ask(&get("/", "")).status, 200);
     }
+    proxy.wait_for_metric("shadowcat_upstream_idle_connections", "upstream=\"one\"", 1.0);
     let metrics = proxy.metrics();
-    assert_eq!(metrics.sum("shadowcat_upstream_idle_connections", "upstream=\"one\""), 1.0, "{}", metrics.0);
     assert_eq!(metrics.sum("shadowcat_upstream_connects_total", "upstream=\"one\""), 2.0);
     assert_eq!(metrics.sum("shadowcat_upstream_reuses_total", "upstream=\"one\""), 2.0);
     assert_eq!(metrics.sum("shadowcat_proxy_errors_total", "upstream=\"none\",error=\"connect\""), 1.0);
@@ -376,19 +379,21 @@ fn places_and_pools_are_told(driver: Driver) {
 fn bytes_and_statuses_are_told(driver: Driver) {
     let upstream = FakeUpstream::answering("four");
     let proxy = Proxy::before(driver, &[&upstream]).workers(1).start();
-    let before = proxy.metrics();
+    let before = proxy.settled_metrics();
     let mut client = proxy.connect();
     let requests = [get("/", ""), post("/", "", &[b'x'; 70_000]), in_session("nobody", &request(1, "ping"))];
     let sent: usize = requests.iter().map(Vec::len).sum();
     requests.iter().for_each(|request| drop(client.ask(request)));
-    let page = get("/metrics", "Connection: close\r\n").len();
-    let after = proxy.metrics();
+    let page = get("/metrics", "Connection: close\r\n").len() as f64;
+    let after = proxy.settled_metrics();
     let grown = |name: &str| after.sum(name, "") - before.sum(name, "");
-    // The page that was read before, as well.
-    assert_eq!(grown("shadowcat_received_bytes_total"), (sent + page) as f64);
+    // The pages that were read meanwhile, as well.
+    let pages = grown("shadowcat_requests_ended_total") - 3.0;
+    assert_eq!(grown("shadowcat_received_bytes_total"), sent as f64 + pages * page);
     assert!(grown("shadowcat_sent_bytes_total") > before.0.len() as f64 + 8.0);
     let status = |status: &str| after.sum("shadowcat_responses_total", &format!("status=\"{status}\""));
-    assert_eq!((status("200") - before.sum("shadowcat_responses_total", ""), status("404")), (3.0, 1.0));
+    let fine = status("200") - before.sum("shadowcat_responses_total", "");
+    assert_eq!((fine, status("404")), (2.0 + pages, 1.0));
 }
 
 fn the_store_tells_of_itself(driver: Driver) {
@@ -397,7 +402,7 @@ fn the_store_tells_of_itself(driver: Driver) {
     let proxy = Proxy::before(driver, &[&replica.upstream]).store(directory.path()).start();
     let sessions: Vec<String> = (0..3).map(|_| begin_session(&proxy).1).collect();
     assert_eq!(proxy.ask(&delete(&sessions[0])).status, 200);
-    let metrics = proxy.metrics();
+    let metrics = proxy.settled_metrics();
     let value = |name: &str| metrics.sum(&format!("shadowcat_{name}"), "");
     assert_eq!((value("store_entries"), value("sessions_active"), value("sessions_ended_total")), (2.0, 2.0, 1.0));
     assert!(value("store_used_bytes") > 0.0 && value("store_used_bytes") < value("store_map_bytes"));
@@ -411,7 +416,7 @@ fn the_store_tells_of_itself(driver: Driver) {
 fn the_process_tells_of_itself(driver: Driver) {
     let upstream = FakeUpstream::answering("ok");
     let proxy = Proxy::before(driver, &[&upstream]).workers(2).start();
-    let first = proxy.metrics();
+    let first = proxy.settled_metrics();
     for (name, labels) in [
         ("shadowcat_build_info", concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"")),
         ("process_start_time_seconds", ""),
@@ -426,10 +431,10 @@ fn the_process_tells_of_itself(driver: Driver) {
     let resident = first.sum("process_resident_memory_bytes", "");
     assert!((resident - proxy.memory() as f64).abs() < 16e6, "{resident} against {}", proxy.memory());
     wait_until("both workers' hearts to beat", || {
-        let beats = |worker: &str| proxy.metrics().sum("shadowcat_worker_heartbeats_total", worker);
+        let beats = |worker: &str| proxy.settled_metrics().sum("shadowcat_worker_heartbeats_total", worker);
         beats("worker=\"0\"") > 0.0 && beats("worker=\"1\"") > 0.0
     });
-    assert!(proxy.metrics().sum("shadowcat_scrape_cpu_seconds_total", "") > 0.0);
+    assert!(proxy.settled_metrics().sum("shadowcat_scrape_cpu_seconds_total", "") > 0.0);
 }
 
 /// Every family of a busy page is in the table, with its labels.
@@ -440,7 +445,7 @@ fn what_stands_there_is_documented(driver: Driver) {
     let documented = include_str!("../../docs/METRICS.md");
     let rows: BTreeSet<&str> =
         documented.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
-    let page = proxy.metrics().0;
+    let page = proxy.settled_metrics().0;
     let families: BTreeSet<&str> =
         page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     assert!(families.len() > 55, "{families:?}");

@@ -127,7 +127,7 @@ fn metrics_count_what_happened(driver: Driver) {
     let proxy = with_traffic(driver, &replica);
     assert_eq!(proxy.ask(&in_session("nobody", &request(1, "ping"))).status, 404);
     assert_eq!(proxy.ask(b"GET / HTTP/1.1\r\n\r\n").status, 400);
-    let metrics = proxy.metrics();
+    let metrics = proxy.settled_metrics();
     let name = "shadowcat_proxy_request_duration_seconds_count";
     assert_eq!(metrics.sum(name, "upstream=\"primary\""), 11.0);
     let quantile = metrics.sum("shadowcat_proxy_request_duration_seconds", "quantile=\"0.99\"");

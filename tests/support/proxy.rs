@@ -126,6 +126,16 @@ impl Proxy {
         Metrics(answer.text())
     }
 
+    /// Metrics once nothing is under way but the request for them: what a client saw the end of is counted a moment later.
+    pub fn settled_metrics(&self) -> Metrics {
+        wait_for("requests to end", || {
+            let metrics = self.metrics();
+            let under_way =
+                metrics.sum("shadowcat_requests_total", "") - metrics.sum("shadowcat_requests_ended_total", "");
+            (under_way == 1.0).then_some(metrics)
+        })
+    }
+
     /// Wait until a series has this value.
     pub fn wait_for_metric(&self, name: &str, labels: &str, expected: f64) {
         let mut last = f64::NAN;

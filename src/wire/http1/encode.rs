@@ -50,23 +50,26 @@ impl<'a> Lines<'a> {
         Lines { out, bytes, run: 0..0 }
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn copy(&mut self, field: &Field) {
-        let name_end = (field.name.start + field.name.len) as usize;
-        let (start, end) = (field.name.start as usize, (field.value.start + field.value.len) as usize);
-        let between = self.bytes.get(name_end..field.value.start as usize);
-        if between != Some(b": ") || self.bytes.get(end..end + 2) != Some(b"\r\n") {
+        let (start, name_end) = (field.name.start as usize, (field.name.start + field.name.len) as usize);
+        let end = (field.value.start + field.value.len) as usize;
+        let is = |at: usize, text: &[u8; 2]| self.bytes.get(at..at + 2).is_some_and(|found| found == text);
+        if field.value.start as usize == name_end + 2 && is(name_end, b": ") && is(end, b"\r\n") {
+            if self.run.end == start {
+                self.run.end = end + 2;
+            } else {
+                self.out();
+                self.run = start..end + 2;
+            }
+        } else {
             let bytes = self.bytes;
             self::field(self.out(), field.name.of(bytes), field.value.of(bytes));
-        } else if self.run.end == start {
-            self.run.end = end + 2;
-        } else {
-            self.out();
-            self.run = start..end + 2;
         }
     }
 
     /// What was written so far, for what is not copied.
+    #[inline(never)]
     pub fn out(&mut self) -> &mut Vec<u8> {
         self.out.extend_from_slice(&self.bytes[std::mem::take(&mut self.run)]);
         self.out

@@ -83,6 +83,10 @@ pub fn lookalike_at(place: Place, key: &[u8]) -> Option<&'static str> {
         Place::Meta => META,
         _ => return None,
     };
+    // Nearly every key is plain, and as long as none of these.
+    if key.iter().all(|byte| (1..0x80).contains(byte)) {
+        return names.iter().copied().find(|name| name.as_bytes().eq_ignore_ascii_case(key));
+    }
     let mut folded = [0; super::KEY_BYTES_MAX];
     let (mut rest, mut length) = (key, 0);
     loop {

@@ -2,7 +2,7 @@
 
 use super::PeekError::{self, Duplicate, Grammar};
 use super::keys::{key_at, lookalike_at};
-use super::{Number, Peek, Sink, State, ends_a_number};
+use super::{KEY_BYTES_MAX, Number, Peek, Sink, State, ends_a_number};
 
 /// How many bytes from the front are ASCII that stands for itself in a string: no quote, backslash or control character.
 fn plain_run(bytes: &[u8]) -> usize {
@@ -42,6 +42,11 @@ impl Peek {
         let run = &bytes[..stop.unwrap_or(bytes.len())];
         if run.len() != plain || self.partial_len > 0 {
             self.check_text(run, stop.is_some())?;
+        }
+        if self.in_key && self.key.is_empty() && !self.key_overflow && bytes.get(run.len()) == Some(&b'"') {
+            // A key in one piece without escapes is looked at where it is.
+            self.end_key(run)?;
+            return Ok(run.len() + 1);
         }
         self.keep(run)?;
         match stop.map(|at| bytes[at]) {
@@ -153,13 +158,21 @@ impl Peek {
             }
             return self.end_scalar();
         }
+        let key = std::mem::take(&mut self.key);
+        let ended = self.end_key(&key);
+        self.key = key;
+        ended
+    }
+
+    fn end_key(&mut self, key: &[u8]) -> Result<(), PeekError> {
         self.in_key = false;
         self.state = State::Colon;
         self.current = None;
         if self.sink != Sink::Key {
             return Ok(());
         }
-        match key_at(self.place(), &self.key).filter(|_| !self.key_overflow) {
+        let is_whole = !self.key_overflow && key.len() <= KEY_BYTES_MAX;
+        match key_at(self.place(), key).filter(|_| is_whole) {
             Some((key, spelled)) => {
                 if self.has(key) {
                     return Err(Duplicate(spelled));
@@ -168,8 +181,9 @@ impl Peek {
                 self.current = Some(key);
             }
             // What was kept of a key that is too long counts up to its NUL.
-            None if !self.key_overflow || self.key.contains(&0) => {
-                self.kept.lookalike = self.kept.lookalike.or(lookalike_at(self.place(), &self.key));
+            None if is_whole || key.contains(&0) => {
+                let kept = &key[..key.len().min(KEY_BYTES_MAX)];
+                self.kept.lookalike = self.kept.lookalike.or(lookalike_at(self.place(), kept));
             }
             None => {}
         }
@@ -194,5 +208,25 @@ impl Peek {
         self.keep(&[byte])?;
         self.state = State::Number(next);
         Ok(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain_run;
+
+    #[test]
+    fn a_run_ends_where_a_byte_is_not_plain_wherever_that_stands() {
+        for byte in 0..=255u8 {
+            let plain = matches!(byte, 0x20..0x80) && byte != b'"' && byte != b'\\';
+            for at in 0..20 {
+                // What follows must not be taken for it, nor what stands before.
+                for around in [b'a', b'!', b'#', b'[', b']', 0x7f] {
+                    let mut text = vec![around; 23];
+                    text[at] = byte;
+                    assert_eq!(plain_run(&text), if plain { 23 } else { at }, "{byte:#x} at {at} in {around:#x}");
+                }
+            }
+        }
     }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::Worker;
 use super::refusal::Refusal;
 use super::shared::Upstream;
-use crate::net::{self, Buffer, Stream, Watched, within};
+use crate::net::{self, Buffer, Stream, within};
 use crate::table::{Epoch, InFlight, Pass, Trip};
 use crate::telemetry::{BreakerState, Fault, UpstreamCells};
 pub use choose::{RetryBudget, Wanted, lease};
@@ -27,9 +27,7 @@ const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
 /// A connection to an upstream, ours until dropped (closed) or given back.
 pub struct Lease {
-    pub stream: Rc<Stream>,
-    /// The wait for the answer, if it is under way already.
-    watched: Cell<Option<Watched>>,
+    pub stream: Stream,
     /// Place of the upstream in the view.
     pub index: usize,
     /// Whether it served a request before, so that it may have died unnoticed.
@@ -62,8 +60,9 @@ impl Lease {
 
     /// Read some of the answer.
     pub async fn read(&self, buffer: impl FnOnce() -> Buffer) -> (io::Result<usize>, Buffer) {
-        if let Some(watched) = self.watched.take() {
-            watched.finish().await;
+        // An answer that takes its time owns no buffer meanwhile.
+        if let Err(error) = self.stream.readable().await {
+            return (Err(error), Buffer::default());
         }
         self.stream.read(buffer()).await
     }
@@ -99,7 +98,7 @@ async fn open(
 ) -> Result<Lease, Refusal> {
     let upstream = &view.view.upstreams[index];
     let local = view.locals[index].clone();
-    let trip = view.view.trip.as_ref();
+    let (trip, fresh) = (view.view.trip.as_ref(), wanted.fresh);
     let epoch = match trip.map(|trip| upstream.words.allows(worker.now_ms(), trip)) {
         Some(Pass::Refused { retry_after_ms }) => return Err(Refusal::breaker_open(retry_after_ms)),
         pass => {
@@ -109,12 +108,9 @@ async fn open(
             Cell::new(pass.and_then(Pass::epoch))
         }
     };
-    if !wanted.fresh
-        && let Some(Idle { stream, watched, .. }) = local.take_idle(worker.now_ms())
-    {
+    if !fresh && let Some(Idle { stream, .. }) = local.take_idle(worker.now_ms()) {
         local.cells.reuses.add(1);
-        let (watched, kept) = (Cell::new(Some(watched)), Cell::new(None));
-        return Ok(Lease { stream, watched, index, reused: true, kept, local, epoch, _place: place });
+        return Ok(Lease { stream, index, reused: true, kept: Cell::new(None), local, epoch, _place: place });
     }
     let begun = Instant::now();
     let connected = Box::pin(within(view.view.plan.timeouts.connect, connect(upstream))).await;
@@ -123,8 +119,7 @@ async fn open(
         Ok(Ok(stream)) => {
             upstream.words.connected(worker.now_ms());
             local.cells.connects.add(1);
-            let (stream, watched, kept) = (Rc::new(stream), Cell::new(None), Cell::new(None));
-            Ok(Lease { stream, watched, index, reused: false, kept, local, epoch, _place: place })
+            Ok(Lease { stream, index, reused: false, kept: Cell::new(None), local, epoch, _place: place })
         }
         Ok(Err(error)) if net::is_shortage(&error) => {
             tracing::error!(upstream = %upstream.key, %error, "cannot make a connection");

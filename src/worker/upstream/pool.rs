@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::net::{Stream, Watched};
+use crate::net::Stream;
 use crate::table::Endpoint;
 use crate::telemetry::UpstreamCells;
 use crate::worker::shared::{Shared, View};
@@ -32,8 +32,7 @@ pub struct Local {
 }
 
 pub(super) struct Idle {
-    pub stream: Rc<Stream>,
-    pub watched: Watched,
+    pub stream: Stream,
     /// Milliseconds of the worker's clock.
     since_ms: u64,
     /// How long upstream said that it keeps the connection, less a margin.
@@ -41,8 +40,8 @@ pub(super) struct Idle {
 }
 
 impl Idle {
-    fn is_good(&mut self, now_ms: u64) -> bool {
-        self.kept.is_none_or(|kept| self.age(now_ms) < kept) && self.watched.is_quiet()
+    fn is_good(&self, now_ms: u64) -> bool {
+        self.kept.is_none_or(|kept| self.age(now_ms) < kept) && self.stream.is_quiet()
     }
 
     fn age(&self, now_ms: u64) -> Duration {
@@ -89,7 +88,7 @@ impl LocalView {
             let old = idle.iter().take_while(|idle| idle.age(now_ms) > plan.pool.idle_timeout).count();
             let surplus = old.min(idle.len().saturating_sub(keep));
             idle.drain(..surplus);
-            idle.retain_mut(|idle| idle.is_good(now_ms));
+            idle.retain(|idle| idle.is_good(now_ms));
             local.cells.idle.sub((before - idle.len()) as u64);
         }
     }
@@ -101,16 +100,15 @@ impl Local {
     pub(super) fn take_idle(&self, now_ms: u64) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
         let pop = || idle.pop().inspect(|_| self.cells.idle.sub(1));
-        std::iter::from_fn(pop).find_map(|mut idle| idle.is_good(now_ms).then_some(idle))
+        std::iter::from_fn(pop).find_map(|idle| idle.is_good(now_ms).then_some(idle))
     }
 
     /// Keep a connection; `kept`: for how long upstream said that it keeps its end.
-    pub(super) fn keep(&self, view: &LocalView, index: usize, stream: Rc<Stream>, kept: Option<Duration>, now_ms: u64) {
+    pub(super) fn keep(&self, view: &LocalView, index: usize, stream: Stream, kept: Option<Duration>, now_ms: u64) {
         let (plan, upstream) = (&view.view.plan, &view.view.upstreams[index]);
         let mut idle = self.idle.borrow_mut();
         if !self.is_gone.get() && idle.len() < plan.pool.max_size.div_ceil(plan.workers * upstream.siblings) {
-            let watched = stream.watch();
-            idle.push(Idle { stream, watched, since_ms: now_ms, kept });
+            idle.push(Idle { stream, since_ms: now_ms, kept });
             self.cells.idle.add(1);
         }
     }
