@@ -28,6 +28,10 @@ bench-nginx *ARGS:
 bench-edge *ARGS:
     bash bench/edge.sh {{ARGS}}
 
+# CPU a request with metrics, access log and traces.
+bench-telemetry *ARGS:
+    bash bench/telemetry.sh {{ARGS}}
+
 bench-handshakes *ARGS:
     bash bench/handshakes.sh {{ARGS}}
 

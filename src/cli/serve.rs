@@ -1,20 +1,17 @@
 //! `reverse` and `gateway`: load the configuration, open the store, serve.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing_subscriber::{EnvFilter, reload};
-
 use super::Failure;
 use super::args::ServerArgs;
-use crate::config::plan::{Durability, LogFormat, LogOutput, LogPlan, Plan, StoreKind};
-use crate::control::{self, Outcome, ServiceManager, Source, Start};
+use crate::config::plan::{Durability, Plan, StoreKind};
+use crate::control::{self, Outcome, ServiceManager, Source, Start, log, otlp};
 use crate::net::listener::Unfit;
 use crate::store::{self, OpenError, Store};
-use crate::telemetry::LogFilter;
 use crate::{config, demo};
 
 /// Address in use (`EX_UNAVAILABLE` of sysexits).
@@ -37,19 +34,23 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
         sources.in_memory = true;
     }
     let loaded = config::load(&sources).map_err(|errors| Failure::config(errors.to_string()))?;
-    let log = Arc::new(start_log(&loaded.plan.log)?);
+    let bell = loaded.plan.telemetry.as_ref().map(|_| Arc::default());
+    let log = log::start(&loaded.plan, bell.clone()).map_err(Failure::config)?;
     for warning in &loaded.warnings {
         eprintln!("shadowcat: warning: {warning}");
     }
     let plan = Arc::new(loaded.plan);
     let files = loaded.layers.file.iter().chain(&sources.auth_config).cloned().collect();
-    let source = Source { log, read: Box::new(move || read_again(&sources)), files };
+    let source = Source { log: log.filter.clone(), read: Box::new(move || read_again(&sources)), files };
+    let traces = plan.telemetry.as_ref().zip(bell).map(|(traces, bell)| otlp::start(traces, bell, log.logs.clone()));
+    let _traces = traces.transpose().map_err(Failure::config)?;
     let started = Instant::now();
     manager.starting("opening the session store", STORE_CHECK_TIME);
     let store = open_store(&plan, started)?;
     let listening = |address: SocketAddr| announce(address, &plan, demo.is_some());
     let faults = cfg!(debug_assertions) && std::env::var_os("SHADOWCAT_FAULTS").is_some();
-    let start = Start { plan: plan.clone(), source, store, started, faults, manager, passed };
+    let logs = log.logs.clone();
+    let start = Start { plan: plan.clone(), source, store, logs, started, faults, manager, passed };
     match control::serve(start, listening) {
         Ok(Outcome::Drained) => Ok(ExitCode::SUCCESS),
         Ok(Outcome::CutShort) => Ok(ExitCode::from(1)),
@@ -118,47 +119,5 @@ fn open_store(plan: &Plan, started: Instant) -> Result<Store, Failure> {
     Store::open(store::Options { started, ..store_options(plan) }).map_err(|error| {
         let code = if matches!(error, OpenError::InUse { .. }) { EXIT_UNAVAILABLE } else { 1 };
         Failure { code, message: error.to_string() }
-    })
-}
-
-/// Logs go where the plan says; without colour where nobody sees it.
-pub fn start_log(plan: &LogPlan) -> Result<LogFilter, Failure> {
-    use tracing_subscriber::fmt::writer::BoxMakeWriter;
-    let writer = match &plan.output {
-        LogOutput::Stdout => BoxMakeWriter::new(std::io::stdout),
-        LogOutput::Stderr => BoxMakeWriter::new(std::io::stderr),
-        LogOutput::File(path) => {
-            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-            let file = file.map_err(|error| Failure::config(format!("logging.output {}: {error}", path.display())))?;
-            BoxMakeWriter::new(std::sync::Mutex::new(file))
-        }
-    };
-    let terminal = match plan.output {
-        LogOutput::Stdout => std::io::stdout().is_terminal(),
-        LogOutput::Stderr => std::io::stderr().is_terminal(),
-        LogOutput::File(_) => false,
-    };
-    let colour = terminal && std::env::var_os("NO_COLOR").is_none();
-    let subscriber = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&plan.filter)).with_writer(writer);
-    let (set, result) = match plan.format {
-        LogFormat::Json => {
-            let subscriber = subscriber.json().with_filter_reloading();
-            (setter(subscriber.reload_handle()), subscriber.try_init())
-        }
-        LogFormat::Human => {
-            let subscriber = subscriber.with_ansi(colour).with_filter_reloading();
-            (setter(subscriber.reload_handle()), subscriber.try_init())
-        }
-    };
-    result.map_err(|error| Failure { code: 1, message: error.to_string() })?;
-    Ok(LogFilter::new(&plan.filter, set))
-}
-
-type Setter = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
-
-fn setter<S: 'static>(handle: reload::Handle<EnvFilter, S>) -> Setter {
-    Box::new(move |filter| {
-        let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
-        handle.reload(filter).map_err(|error| error.to_string())
     })
 }

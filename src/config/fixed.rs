@@ -21,6 +21,7 @@ impl Plan {
             ("tls.enabled", self.tls.is_some() != next.tls.is_some()),
             ("[logging]", self.log != next.log),
             ("[admin]", self.admin != next.admin),
+            ("[telemetry]", !same_traces(self, next)),
         ];
         changed.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
     }
@@ -37,4 +38,13 @@ impl Plan {
         });
         clients.chain(upstreams)
     }
+}
+
+/// How many requests are traced may change; where traces go may not.
+fn same_traces(one: &Plan, other: &Plan) -> bool {
+    let place = |plan: &Plan| {
+        let traces = plan.telemetry.clone()?;
+        Some((traces.collector, traces.service_name, traces.resource_attributes))
+    };
+    place(one) == place(other)
 }

@@ -116,6 +116,7 @@ from_value! {
     Size => Option<u64>,
     Address => SocketAddr,
     List => Vec<String>,
+    Attributes => Vec<(String, String)>,
 }
 
 impl FromValue for Duration {

@@ -21,6 +21,7 @@ mod fixed;
 mod items;
 mod json_schema;
 mod layers;
+mod logging;
 pub mod plan;
 mod planning;
 mod reference;

@@ -1,5 +1,6 @@
 //! The configuration as run: typed, complete, checked. Built once, shared by `Arc`, never changed.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub struct Plan {
     pub auth: Option<AuthPlan>,
     pub log: LogPlan,
     pub admin: AdminPlan,
+    /// `None`: no traces are sent, and what clients say of theirs is passed on as it is.
+    pub telemetry: Option<TelemetryPlan>,
     /// Size of the buffers that stream bodies (`performance.buffer_size`), bytes.
     pub stream_buffer_bytes: usize,
 }
@@ -303,6 +306,39 @@ pub struct LogPlan {
     pub filter: String,
     pub format: LogFormat,
     pub output: LogOutput,
+    /// Which requests get a line.
+    pub access: AccessLog,
+    pub access_output: LogOutput,
+    /// Where tool calls are recorded; `None`: nowhere.
+    pub audit: Option<LogOutput>,
+    /// A tool call that cannot be recorded is refused.
+    pub audit_required: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    Off,
+    Errors,
+    All,
+}
+
+/// Traces.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TelemetryPlan {
+    pub service_name: String,
+    pub collector: Collector,
+    /// Of the requests that belong to no trace yet.
+    pub sampling_ratio: f64,
+    /// In the order of the configuration.
+    pub resource_attributes: Vec<(String, String)>,
+}
+
+/// Where traces go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collector {
+    pub tls: bool,
+    pub host: String,
+    pub port: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,4 +352,14 @@ pub enum LogOutput {
     Stdout,
     Stderr,
     File(PathBuf),
+}
+
+impl fmt::Display for LogOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogOutput::Stdout => f.write_str("stdout"),
+            LogOutput::Stderr => f.write_str("stderr"),
+            LogOutput::File(path) => path.display().fmt(f),
+        }
+    }
 }

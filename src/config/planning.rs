@@ -11,9 +11,9 @@ use super::auth;
 use super::checks;
 use super::cpus;
 use super::errors::{Errors, Problem};
-use super::filter;
 use super::items;
 use super::layers::{Layers, Setting};
+use super::logging;
 use super::plan::*;
 use super::schema::WORKERS_MAX;
 use super::unbuilt;
@@ -57,7 +57,8 @@ pub fn plan(planner: &mut Planner<'_>) -> Plan {
         rates: rates(planner.layers),
         health: health(planner.layers),
         auth: auth::plan(planner),
-        log: planner.log(),
+        log: logging::plan(planner),
+        telemetry: logging::telemetry(planner),
         stream_buffer_bytes: planner.layers.required("performance.buffer_size"),
     };
     checks::all(planner, &plan);
@@ -189,25 +190,6 @@ impl Planner<'_> {
             self.blame("pool.min_idle", "pool.min_idle is more than pool.max_size");
         }
         pool
-    }
-
-    fn log(&mut self) -> LogPlan {
-        let output = self.text("logging.output");
-        LogPlan {
-            filter: filter::choose(self),
-            format: if self.text("logging.format") == "json" { LogFormat::Json } else { LogFormat::Human },
-            output: match output.as_str() {
-                "stdout" => LogOutput::Stdout,
-                "stderr" => LogOutput::Stderr,
-                path if path.contains('/') => LogOutput::File(path.into()),
-                other => {
-                    let message =
-                        format!("logging.output: expected stdout, stderr, or the path of a file, such as ./{other}");
-                    self.blame("logging.output", message);
-                    LogOutput::Stderr
-                }
-            },
-        }
     }
 }
 

@@ -138,6 +138,8 @@ fn example_of(key: &Key) -> Option<(&'static str, bool)> {
         (_, "cert_path", _) => "/etc/shadowcat/tls/cert.pem",
         (_, "key_path", _) => "/etc/shadowcat/tls/key.pem",
         (_, "client_ca_path", _) => "/etc/shadowcat/tls/ca.pem",
+        ("logging", "access_output", _) => "/var/log/shadowcat/access.log",
+        ("logging", "audit", _) => "/var/log/shadowcat/audit.log",
         (_, "resource_attributes", _) => "{ environment = \"production\", region = \"us-west-2\" }",
         ("record", "output", _) => "/var/lib/shadowcat/tapes",
         ("admin", "bind", _) => "127.0.0.1:9090",

@@ -1,7 +1,7 @@
 //! Every option, defined once: section, key, kind, default, what it is for. The reference in `docs/` is made from this.
 
 use super::document::Node;
-pub use super::tables::{API_KEY_KEYS, CERTIFICATE_KEYS, ISSUER_KEYS, RULE_KEYS};
+pub use super::tables::{API_KEY_KEYS, CERTIFICATE_KEYS, ISSUER_KEYS, RULE_KEYS, UPSTREAM_KEYS};
 pub use super::values::Kind;
 use super::values::{ALGORITHMS, Item, Value};
 use Kind::*;
@@ -275,7 +275,35 @@ pub const KEYS: &[Key] = &[
         "`off`, `error`, `warn`, `info`, `debug`, `trace`, or a filter as in `RUST_LOG`.",
     ),
     key("logging", "format", Choice(&["human", "json"]), "human", "`human`, or `json`: one object a line."),
-    key("logging", "output", Text, "stderr", "`stdout`, `stderr`, or the path of a file."),
+    key(
+        "logging",
+        "output",
+        Text,
+        "stderr",
+        "`stdout`, `stderr`, or the path of a file, which is opened anew after SIGHUP.",
+    ),
+    key(
+        "logging",
+        "access",
+        Choice(&["off", "errors", "all"]),
+        "errors",
+        "Which requests get a line each: `errors` are those that were refused or cut short, and answers of 400 and above.",
+    ),
+    key("logging", "access_output", Text, "", "Where these lines go, as `output`. Default: where `output` says."),
+    key(
+        "logging",
+        "audit",
+        Text,
+        "",
+        "Where each tool call is recorded as a line of JSON: `stdout`, `stderr`, or the path of a file. Default: nowhere.",
+    ),
+    key(
+        "logging",
+        "audit_required",
+        Bool,
+        "false",
+        "Refuse a tool call (503) while there is no room for its record, rather than lose the record.",
+    ),
     key("auth", "enabled", Bool, "", "Whether clients must say who they are. Default: once the section says anything."),
     key("auth", "provider", Choice(PROVIDERS), "oauth2", "How clients say who they are."),
     key(
@@ -438,8 +466,20 @@ pub const KEYS: &[Key] = &[
     ),
     key("telemetry", "enabled", Bool, "", "Whether traces are sent. Default: once the section says anything."),
     key("telemetry", "service_name", Text, "shadowcat", "Our name in traces."),
-    key("telemetry", "otlp_endpoint", Url, "http://localhost:4317", "Where traces go (OTLP over gRPC)."),
-    key("telemetry", "sampling_ratio", Ratio, "1.0", "Part of the requests that is traced."),
+    key(
+        "telemetry",
+        "otlp_endpoint",
+        Url,
+        "http://localhost:4317",
+        "Where traces go (OTLP over gRPC): host and port. `https://` needs a certificate that the system's roots sign.",
+    ),
+    key(
+        "telemetry",
+        "sampling_ratio",
+        Ratio,
+        "1.0",
+        "Part of the requests that is traced, of those that are not part of a trace already: then its beginner decides.",
+    ),
     key("telemetry", "resource_attributes", Attributes, "", "What every trace says of us."),
     key("health_check", "enabled", Bool, "", "Whether upstreams are asked. Default: once the section says anything."),
     key(
@@ -494,51 +534,6 @@ pub const KEYS: &[Key] = &[
         "",
         "Unix socket of `shadowcat admin`. Default: `admin.sock` beside the session store, else below `$XDG_RUNTIME_DIR/shadowcat`.",
     ),
-];
-
-/// The options of one `[[upstreams]]` table.
-pub const UPSTREAM_KEYS: &[Key] = &[
-    key("upstreams", "name", Label, "", "Its name in metrics and sessions; unique. Default: `host:port`."),
-    key(
-        "upstreams",
-        "url",
-        Url,
-        "",
-        "`http://` or `https://`, without user, query and fragment. A request for `/` is sent to its path, any other as it is.",
-    ),
-    key("upstreams", "weight", Count(1, WEIGHT_MAX), "1", "Its share of new sessions and of requests without one."),
-    key(
-        "upstreams",
-        "max_connections",
-        Count(1, 1_000_000),
-        "",
-        "Connections in use at a time, over all workers. Default: no limit.",
-    ),
-    key(
-        "upstreams",
-        "timeout",
-        Duration,
-        "30",
-        "To the head of the answer, then between bytes of its body; never on an event stream.",
-    ),
-    key("upstreams", "ca_path", Path, "", "PEM file of the roots that sign its certificate. Default: the system's."),
-    key("upstreams", "client_cert_path", Path, "", "Certificate chain that it is shown, PEM."),
-    key(
-        "upstreams",
-        "client_key_path",
-        Path,
-        "",
-        "Private key of `client_cert_path`; a file that others can read is refused.",
-    ),
-    key("upstreams", "bearer_token", Secret, "", "Sent to it as `Authorization: Bearer`."),
-    key("upstreams", "credential_header", Text, "", "Name of a field that is sent to it, such as `X-API-Key`."),
-    key("upstreams", "credential", Secret, "", "Value of `credential_header`."),
-    key("upstreams", "token_url", Url, "", "Where we get a token for it, by the client-credentials grant."),
-    key("upstreams", "client_id", Text, "", "Our id at `token_url`."),
-    key("upstreams", "client_secret", Secret, "", "Our secret at `token_url`."),
-    key("upstreams", "scopes", List(Item::Scope), "", "Asked for at `token_url`."),
-    key("upstreams", "resource", Url, "", "The upstream as `token_url` knows it (RFC 8707)."),
-    key("upstreams", "server_name", Text, "", "Name in its certificate, also sent as SNI. Default: the URL's host."),
 ];
 
 /// The option of this path.

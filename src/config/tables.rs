@@ -1,7 +1,52 @@
 //! The options of tables within sections; part of `schema`.
 
-use super::schema::{Key, key};
+use super::schema::{Key, WEIGHT_MAX, key};
 use super::values::{ALGORITHMS, Item, Kind::*};
+
+/// The options of one `[[upstreams]]` table.
+pub const UPSTREAM_KEYS: &[Key] = &[
+    key("upstreams", "name", Label, "", "Its name in metrics and sessions; unique. Default: `host:port`."),
+    key(
+        "upstreams",
+        "url",
+        Url,
+        "",
+        "`http://` or `https://`, without user, query and fragment. A request for `/` is sent to its path, any other as it is.",
+    ),
+    key("upstreams", "weight", Count(1, WEIGHT_MAX), "1", "Its share of new sessions and of requests without one."),
+    key(
+        "upstreams",
+        "max_connections",
+        Count(1, 1_000_000),
+        "",
+        "Connections in use at a time, over all workers. Default: no limit.",
+    ),
+    key(
+        "upstreams",
+        "timeout",
+        Duration,
+        "30",
+        "To the head of the answer, then between bytes of its body; never on an event stream.",
+    ),
+    key("upstreams", "ca_path", Path, "", "PEM file of the roots that sign its certificate. Default: the system's."),
+    key("upstreams", "client_cert_path", Path, "", "Certificate chain that it is shown, PEM."),
+    key(
+        "upstreams",
+        "client_key_path",
+        Path,
+        "",
+        "Private key of `client_cert_path`; a file that others can read is refused.",
+    ),
+    key("upstreams", "bearer_token", Secret, "", "Sent to it as `Authorization: Bearer`."),
+    key("upstreams", "credential_header", Text, "", "Name of a field that is sent to it, such as `X-API-Key`."),
+    key("upstreams", "credential", Secret, "", "Value of `credential_header`."),
+    key("upstreams", "token_url", Url, "", "Where we get a token for it, by the client-credentials grant."),
+    key("upstreams", "client_id", Text, "", "Our id at `token_url`."),
+    key("upstreams", "client_secret", Secret, "", "Our secret at `token_url`."),
+    key("upstreams", "scopes", List(Item::Scope), "", "Asked for at `token_url`."),
+    key("upstreams", "resource", Url, "", "The upstream as `token_url` knows it (RFC 8707)."),
+    key("upstreams", "server_name", Text, "", "Name in its certificate, also sent as SNI. Default: the URL's host."),
+];
 
 /// The options of one `[[auth.issuers]]` table.
 pub const ISSUER_KEYS: &[Key] = &[

@@ -5,7 +5,7 @@ use super::errors::Problem;
 use super::layers::{Layers, Origin};
 
 /// Each by its section: its `enabled`, and without one anything it says, turns it on.
-const FEATURES: &[(&str, &str)] = &[("tracing", "telemetry"), ("recording", "record")];
+const FEATURES: &[(&str, &str)] = &[("recording", "record")];
 
 /// Whether a section with an `enabled` key is on.
 pub fn is_on(layers: &Layers, section: &str) -> bool {

@@ -117,6 +117,7 @@ pub fn page(shared: &Shared) -> Vec<u8> {
         rates,
         endpoints: endpoints.collect(),
         process: process(shared),
+        logs: &shared.logs,
     });
     if let (Some(before), Some(after)) = (before, cpu_ns_of("/proc/thread-self")) {
         shared.registry.scrape_cpu_ns.fetch_add(after - before, Relaxed);

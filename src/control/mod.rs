@@ -1,4 +1,4 @@
-//! L5, the control plane: what may block. Starts workers, watches them, resolves names, hears signals.
+//! L5, the control plane: what may block. Starts workers, watches them, resolves names, hears signals, writes logs.
 
 pub mod admin;
 mod beats;
@@ -8,8 +8,10 @@ mod grant;
 mod health;
 mod introspect;
 pub mod keys;
+pub mod log;
 pub mod login;
 pub mod metrics;
+pub mod otlp;
 pub mod publish;
 pub mod publisher;
 pub mod resolve;

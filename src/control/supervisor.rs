@@ -26,7 +26,7 @@ use crate::net::listener::Passed;
 use crate::net::{acceptor, driver, listener};
 use crate::store::{self, Store};
 use crate::table::Affinity;
-use crate::telemetry::Registry;
+use crate::telemetry::{Logs, Registry};
 use crate::worker::{self, Command, Shared};
 
 /// Pause before a worker that died is started anew, so that one that dies at once does not spin.
@@ -63,8 +63,9 @@ pub struct Start {
     /// Where later plans come from.
     pub source: Source,
     pub store: Store,
+    pub logs: Arc<Logs>,
     pub started: Instant,
-    /// Fault paths answer.
+    /// Fault paths answer (debug builds, tests only).
     pub faults: bool,
     pub manager: ServiceManager,
     /// Taken in place of sockets of our own, if there are any.
@@ -77,7 +78,7 @@ pub struct Start {
 /// The address is in use or cannot be bound (`io::Error` with its kind), a passed socket is unfit (`listener::Unfit`), TLS
 /// settings, a driver that cannot be had.
 pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result<Outcome> {
-    let Start { plan, source, store, started, faults, manager, passed } = start;
+    let Start { plan, source, store, logs, started, faults, manager, passed } = start;
     let descriptors_allow = raise_descriptor_limit(&plan);
     let (address, listeners) = match passed.is_empty() {
         true => listener::bind(plan.bind, plan.workers).map_err(|error| cannot_bind(plan.bind.to_string(), error))?,
@@ -99,6 +100,7 @@ pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result
         descriptors_allow,
         inboxes: (0..plan.workers).map(|_| Mutex::new(None)).collect(),
         scrapes,
+        logs,
         started,
         started_ms: store::coarse_ms(),
         draining: AtomicBool::new(false),

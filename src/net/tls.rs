@@ -69,7 +69,7 @@ impl Connector {
     }
 }
 
-fn roots_of_system() -> Result<RootCertStore, String> {
+pub fn roots_of_system() -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);

@@ -9,6 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
+use super::spans::Traced;
 use crate::base::SessionId;
 use crate::wire::answer::{Listener, Said};
 use crate::wire::http1::head::Method;
@@ -44,8 +45,10 @@ pub struct Account {
     pub retries: Cell<u32>,
     /// A stream without end: its head is its answer.
     pub is_endless: Cell<bool>,
-    /// As the tracing side sets it; all zero where nothing is traced.
+    /// All zero where nothing is traced.
     pub trace: Cell<Trace>,
+    /// What else holds where it is sampled.
+    pub traced: RefCell<Option<Box<Traced>>>,
 
     // --- what it came to
     /// Of the answer that the client got, or was being sent; 0: none.
@@ -53,6 +56,8 @@ pub struct Account {
     /// Listens to upstream's answer.
     pub listener: RefCell<Listener>,
     pub ended: Cell<Ended>,
+    /// The rule of `[[auth.rules]]` that denied it, from 1.
+    pub rule: Cell<Option<u16>>,
     /// From the client: the head, and the body without its framing.
     pub bytes_in: Cell<u64>,
     /// To the client, as sent.
@@ -68,6 +73,13 @@ pub struct Trace {
     /// Of the one that caused it.
     pub parent_id: [u8; 8],
     pub is_sampled: bool,
+}
+
+impl Trace {
+    /// Whether upstream is told of a span of ours. Else what the client says of its trace goes on as it is.
+    pub fn is_told_on(&self) -> bool {
+        self.trace_id != [0; 16] && (self.is_sampled || self.parent_id == [0; 8])
+    }
 }
 
 /// How a request ended: the termination code.
@@ -187,9 +199,11 @@ impl Account {
             retries: Cell::default(),
             is_endless: Cell::default(),
             trace: Cell::default(),
+            traced: RefCell::default(),
             status: Cell::default(),
             listener: RefCell::default(),
             ended: Cell::default(),
+            rule: Cell::default(),
             bytes_in: Cell::default(),
             bytes_out: Cell::default(),
         }
@@ -209,6 +223,12 @@ impl Account {
         if let Some(sent) = self.sent.get() {
             self.upstream_took.set(self.upstream_took.get() + now.saturating_duration_since(sent));
         }
+    }
+
+    /// It is no part of any trace.
+    pub fn leave_trace(&self) {
+        self.trace.set(Trace::default());
+        self.traced.take();
     }
 
     pub fn said(&self) -> Said {

@@ -14,6 +14,7 @@ use super::account::{By, METHODS, MethodId, Outcome};
 use super::cells::{BreakerState, CallCells, Fault, Part, StoreCells, UpstreamCells, WorkerCells};
 use super::families::{self as f, Family, Kind};
 use super::histogram::{Merged, windows_bytes};
+use super::logs::{LineCounts, Logs};
 use super::registry::{Loss, Registry, WorkerEntry};
 use super::tally::{Count, OTHER, Tally};
 
@@ -33,6 +34,7 @@ pub struct Scrape<'a> {
     pub endpoints: Vec<EndpointNow>,
     /// `None`: the kernel does not say.
     pub process: Option<Process>,
+    pub logs: &'a Logs,
 }
 
 /// What the session store knows.
@@ -98,6 +100,7 @@ pub fn render(scrape: &Scrape<'_>) -> Vec<u8> {
     rates(&mut page, scrape);
     endpoints(&mut page, scrape);
     store(&mut page, scrape);
+    logs(&mut page, scrape.logs);
     process(&mut page, scrape, &workers);
     page.text()
 }
@@ -278,6 +281,22 @@ fn process(page: &mut Page, scrape: &Scrape<'_>, workers: &Workers) {
     ] {
         page.add(family, [(NONE, value)]);
     }
+}
+
+fn logs(page: &mut Page, logs: &Logs) {
+    let counts = logs.line_counts();
+    page.add(&f::LOG_LINES, counts.iter().map(|log| ([log.kind], log.written)));
+    let lost = |log: &LineCounts| [([log.kind, "no_room"], log.no_room), ([log.kind, "unwritten"], log.unwritten)];
+    page.add(&f::LOG_LOST, counts.iter().flat_map(lost));
+    let Some(spans) = &logs.spans else { return };
+    let counts = &logs.span_counts;
+    page.add(&f::SPANS_EXPORTED, [(NONE, counts.exported.load(Relaxed))]);
+    let (unavailable, rejected) = (counts.unavailable.load(Relaxed), counts.rejected.load(Relaxed));
+    page.add(
+        &f::SPANS_DROPPED,
+        [(["no_room"], spans.lost()), (["unavailable"], unavailable), (["rejected"], rejected)],
+    );
+    page.add(&f::SPANS_RETRIES, [(NONE, counts.retries.load(Relaxed))]);
 }
 
 /// The workers, with their numbers as text.

@@ -162,6 +162,14 @@ families! {
         STORE_QUEUE: Gauge "shadowcat_store_queue" "writes" [] "Writes that wait for the store's writer.";
         STORE_QUEUE_LIMIT: Gauge "shadowcat_store_queue_limit" "writes" [] "Writes that may wait; beyond, they are refused.";
     }
+    "Logs and traces" {
+        LOG_LINES: Counter "shadowcat_log_lines_total" "lines" ["log"] "Lines written to a log.";
+        LOG_LOST: Counter "shadowcat_log_lines_lost_total" "lines" ["log", "reason"] "Lines of a log that are lost.";
+        SPANS_EXPORTED: Counter "shadowcat_spans_exported_total" "spans" [] "Spans that the collector took.";
+        SPANS_DROPPED: Counter "shadowcat_spans_dropped_total" "spans" ["reason"]
+            "Spans that reached no collector; of `no_room` the requests that had them.";
+        SPANS_RETRIES: Counter "shadowcat_spans_retries_total" "batches" [] "Batches of spans that were sent once more.";
+    }
     "The process" {
         BUILD_INFO: Gauge "shadowcat_build_info" "1" ["version", "commit"] "This program.";
         DRIVER_INFO: Gauge "shadowcat_driver_info" "1" ["worker", "driver", "flags"] "The I/O driver of a worker.";
@@ -223,6 +231,7 @@ const VALUES: &[(&str, &str)] = &[
     ("key", "`global`, `session`, `address`, `user`, `user:NAME`, `tool:NAME`; 1,000 names of each, then `user:other`"),
     ("state", "`closed` (in use), `open` (left alone), `half_open` (being tried)"),
     ("what", "`session_touches`, `session_adoptions` (the store's queue was full), `scrapes` (too many at once)"),
+    ("log", "`events` (what the program says of itself), `access`, `audit`"),
     ("worker", "a worker's number"),
 ];
 

@@ -6,6 +6,8 @@ pub mod jose;
 pub mod json;
 pub mod jsonrpc;
 pub mod mcp;
+pub mod protobuf;
 pub mod proxy_protocol;
 pub mod sealed;
 pub mod sse;
+pub mod trace_context;

@@ -7,6 +7,7 @@ use super::Worker;
 use super::auth::Caller;
 use super::connection::Client;
 use super::refusal::Refusal;
+use super::report::{self, Notes};
 use super::upstream::LocalView;
 use crate::telemetry::Fault;
 use crate::telemetry::account::{Account, By, Ended, MethodId, Outcome, Split};
@@ -16,10 +17,11 @@ use crate::wire::json::{Kind, Peek};
 
 /// The account of a request that is under way.
 pub struct Open<'a> {
-    worker: &'a Worker,
-    view: &'a LocalView,
+    pub worker: &'a Worker,
+    pub view: &'a LocalView,
     client: &'a Client,
     pub account: Account,
+    pub notes: Notes,
     caller: RefCell<Caller>,
     is_closed: bool,
 }
@@ -30,6 +32,7 @@ pub struct Closed<'a> {
     pub view: &'a LocalView,
     pub client: &'a Client,
     pub account: &'a Account,
+    pub notes: &'a Notes,
     pub caller: &'a Caller,
     /// What was seen of its message; `None` if it was dropped in the middle.
     pub peek: Option<&'a Peek>,
@@ -42,7 +45,7 @@ pub fn open<'a>(worker: &'a Worker, view: &'a LocalView, client: &'a Client, hea
     let account = Account::new(Instant::now());
     account.verb.set(head.method);
     account.bytes_in.set(head.len as u64);
-    Open { worker, view, client, account, caller: RefCell::default(), is_closed: false }
+    Open { worker, view, client, account, notes: Notes::default(), caller: RefCell::default(), is_closed: false }
 }
 
 /// A request whose head was refused, or did not come in time; `answered`: bytes of the answer.
@@ -52,7 +55,8 @@ pub fn never_begun(worker: &Worker, view: &LocalView, client: &Client, refusal: 
     refused(&account, refusal, true);
     account.sent_client(answered);
     let (caller, ended, split) = (&Caller::Anonymous, account.begun, Split::default());
-    tell(&Closed { worker, view, client, account: &account, caller, peek: None, ended, split });
+    let (account, notes) = (&account, &Notes::default());
+    tell(&Closed { worker, view, client, account, notes, caller, peek: None, ended, split });
 }
 
 impl Open<'_> {
@@ -67,14 +71,14 @@ impl Open<'_> {
     }
 
     fn settle(&self, peek: Option<&Peek>) {
-        let (account, caller, ended) = (&self.account, self.caller.borrow(), Instant::now());
+        let (account, notes, caller, ended) = (&self.account, &self.notes, self.caller.borrow(), Instant::now());
         // Of a body beyond the peek limit more may have been seen since.
         if let (None, Some(peek)) = (account.method.get(), peek) {
             understood(account, peek, true);
         }
         let split = account.split(ended);
         let Open { worker, view, client, .. } = *self;
-        tell(&Closed { worker, view, client, account, caller: &caller, peek, ended, split });
+        tell(&Closed { worker, view, client, account, notes, caller: &caller, peek, ended, split });
     }
 }
 
@@ -92,18 +96,7 @@ impl Drop for Open<'_> {
 /// cells, or handed over without waiting.
 fn tell(closed: &Closed<'_>) {
     count(closed);
-    // The access log, the audit log and spans are told here, each by one call, and take the place of this line.
-    let Closed { client, account, caller, peek, split, .. } = *closed;
-    tracing::debug!(
-        peer = %client.peer,
-        principal = caller.principal().map(|principal| &*principal.name),
-        method = account.method.get().map(MethodId::label),
-        named = peek.is_some_and(|peek| peek.name().is_some()),
-        status = account.status.get(),
-        outcome = account.outcome().label(),
-        total = ?split.total,
-        "a request ended"
-    );
+    report::tell(closed);
 }
 
 fn count(closed: &Closed<'_>) {
@@ -195,6 +188,7 @@ pub fn refused(account: &Account, refusal: &Refusal, early: bool) {
         _ => By::Proxy,
     };
     account.ended.set(Ended { by, reason: refusal.reason, early });
+    account.rule.set(refusal.rule);
     if early {
         let told = refusal.reason != Refusal::CLIENT_GONE.reason;
         account.status.set(if told { refusal.status } else { 0 });

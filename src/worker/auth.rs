@@ -17,7 +17,7 @@ use super::guard::Request;
 use super::refusal::Refusal;
 use super::shared::View;
 use super::{Worker, cookies, envelope};
-use crate::config::plan::{AuthPlan, Provider};
+use crate::config::plan::{AuthPlan, Provider, RulePlan};
 use crate::identity::id_token::{self, Expected};
 use crate::identity::{
     self, ApiKeys, AuthError, Checked, Introspect, Keyring, Keys, Login, LoginMark, Logins, Principal,
@@ -405,8 +405,12 @@ pub fn authorize(
     let path = request.path_text();
     let method = peek.method().and_then(|method| std::str::from_utf8(method).ok());
     let tool = peek.name().filter(|_| method == Some("tools/call")).and_then(|tool| std::str::from_utf8(tool).ok());
-    match plan.rules.iter().find(|rule| rule.covers(&path, method, tool) && !principal.has_all_scopes(&rule.scopes)) {
-        Some(rule) => Err(insufficient(&to_be_asked_for(plan, principal, &rule.scopes))),
+    let forbids = |rule: &RulePlan| rule.covers(&path, method, tool) && !principal.has_all_scopes(&rule.scopes);
+    match plan.rules.iter().position(forbids) {
+        Some(at) => {
+            let refusal = insufficient(&to_be_asked_for(plan, principal, &plan.rules[at].scopes));
+            Err(Refusal { rule: u16::try_from(at + 1).ok(), ..refusal })
+        }
         None => Ok(()),
     }
 }

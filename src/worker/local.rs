@@ -56,6 +56,8 @@ pub async fn answer(
     page: Page,
     account: &Account,
 ) -> bool {
+    // Probes and scrapes are nobody's requests.
+    account.leave_trace();
     let keep = request.keep_alive() && request.body() == BodyLength::Empty;
     let mut out = Buffer::from_vec(Vec::with_capacity(4096));
     let mut text = Text::default();

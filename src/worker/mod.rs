@@ -18,6 +18,7 @@
 //!   relay       bodies both ways: backpressure, event streams, cancellation
 //! refusal     every stage's error -> status, JSON-RPC code, metric reason
 //! account     what a request came to, told once when it ends
+//! report      what of that logs and traces are told
 //! ```
 
 mod accept;
@@ -36,6 +37,7 @@ mod outbound;
 mod page;
 mod refusal;
 mod relay;
+mod report;
 mod session;
 mod shared;
 mod upstream;
@@ -49,8 +51,10 @@ use std::time::{Duration, Instant};
 
 use futures_channel::mpsc::UnboundedReceiver;
 
+use crate::base::Random;
 use crate::net::driver::Driver;
 use crate::net::{self, Buffer, stream};
+use crate::store::Store;
 use crate::telemetry::tally::Mirror;
 use crate::telemetry::{CallCells, WorkerCells};
 use crate::wire::http1::head::{HeadLimits, RequestHead, ResponseHead};
@@ -78,6 +82,10 @@ pub struct Worker {
     told: limit::Told,
     retry_budget: upstream::RetryBudget,
     remembered: auth::Remembered,
+    /// For the ids of traces.
+    random: Random,
+    /// Places in the audit log that are kept for calls under way.
+    audit_places: Cell<usize>,
     /// The tools that metrics name.
     tools: RefCell<Mirror<CallCells>>,
     #[expect(clippy::vec_box, reason = "connections take and give the boxes, which keeps their futures small")]
@@ -195,6 +203,8 @@ impl Worker {
             told: limit::Told::default(),
             retry_budget: upstream::RetryBudget::default(),
             remembered: auth::Remembered::default(),
+            random: Random::new(Store::random()),
+            audit_places: Cell::new(0),
             tools: RefCell::default(),
             scratch: RefCell::default(),
             connections: RefCell::default(),

@@ -7,10 +7,12 @@ use super::guard::Request;
 use super::session::Session;
 use super::shared::Upstream;
 use crate::identity::Credential;
+use crate::telemetry::account::Account;
 use crate::wire::http1::encode::{self, Lines};
 use crate::wire::http1::framing::BodyLength;
 use crate::wire::http1::head::{Method, Name, ResponseHead, Version};
 use crate::wire::mcp::header;
+use crate::wire::trace_context::SpanContext;
 
 /// What `Via` calls us (RFC 9110 section 7.6.3).
 const VIA: &[u8] = b"1.1 shadowcat";
@@ -38,6 +40,7 @@ pub fn request(
     let replaced = |name: &[u8]| credential.is_some_and(|own| own.field.as_bytes().eq_ignore_ascii_case(name));
     let api_key = plan.auth.as_ref().map(|auth| auth.api_key_header.as_bytes());
     let is_ours = |name: &[u8]| api_key.is_some_and(|own| own.eq_ignore_ascii_case(name)) || replaced(name);
+    let traced = exchange.account.trace.get().is_told_on();
     let browsers = plan.auth.as_ref().is_some_and(|auth| auth.login.is_some());
     let mut lines = Lines::new(out, bytes);
     for field in encode::forwardable(&request.head.fields, bytes) {
@@ -53,7 +56,8 @@ pub fn request(
             Name::Identity => client.trusted && !asked,
             // A client's credential was for us. Where nobody asked for it, it may be for upstream.
             Name::Authorization => !asked && !replaced(b"Authorization"),
-            Name::Other => !is_ours(field.name.of(bytes)),
+            Name::Traceparent | Name::Tracestate => !traced,
+            Name::XRequestId | Name::Other => !is_ours(field.name.of(bytes)),
             _ => true,
         };
         if forward {
@@ -71,10 +75,24 @@ pub fn request(
     if let Some(upstream_id) = session.and_then(Session::header_value) {
         encode::field(out, header::SESSION_ID.as_bytes(), upstream_id);
     }
+    if traced {
+        trace_context(out, exchange.account);
+    }
     forwarded(out, client, request);
     encode::field(out, b"Via", VIA);
     framing(out, request.method(), body);
     encode::end(out);
+}
+
+/// The span that upstream's own are below.
+fn trace_context(out: &mut Vec<u8>, account: &Account) {
+    let (trace, traced) = (account.trace.get(), account.traced.borrow());
+    let span_id = traced.as_ref().map_or(trace.span_id, |traced| traced.client_span_id);
+    let context = SpanContext { trace_id: trace.trace_id, span_id, is_sampled: trace.is_sampled };
+    encode::field(out, b"traceparent", &context.to_text());
+    if let Some(state) = traced.as_ref().and_then(|traced| traced.tracestate.as_deref()) {
+        encode::field(out, b"tracestate", state);
+    }
 }
 
 /// Path and query; "/" means the configured URL's path, and our id of a 2024-11-05 session becomes upstream's.

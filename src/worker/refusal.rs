@@ -32,6 +32,8 @@ pub struct Refusal {
     pub challenge: Option<Box<str>>,
     /// Why it is 429.
     pub exceeded: Option<Exceeded>,
+    /// The rule of `[[auth.rules]]` that says so, from 1.
+    pub rule: Option<u16>,
 }
 
 /// A rate limit that has been reached.
@@ -58,6 +60,7 @@ const fn no(status: u16, code: i32, reason: &'static str, message: &'static str)
         retry_after: None,
         challenge: None,
         exceeded: None,
+        rule: None,
     }
 }
 
@@ -110,6 +113,8 @@ impl Refusal {
         later(10, no(503, SERVER, "sessions_full", "no room for another session; see session.max_sessions"));
     pub const STORE: Refusal = later(5, no(503, SERVER, "store", "the session store cannot be written now"));
     pub const STORE_READ: Refusal = later(5, no(503, SERVER, "store", "the session store cannot be read now"));
+    pub const AUDIT_FULL: Refusal =
+        later(5, no(503, SERVER, "audit_full", "tool calls cannot be recorded now; see logging.audit_required"));
     pub const NO_UPSTREAM: Refusal = later(
         30,
         no(503, SERVER, "no_upstream", "no upstream is configured: start with --upstream URL or add [[upstreams]]"),
@@ -201,7 +206,7 @@ impl Refusal {
 /// Send the refusal; how many bytes that was. `keep`: whether the request was read to its end, so that the connection may go on.
 pub async fn answer(worker: &Worker, client: &Client, refusal: &Refusal, id: Option<&[u8]>, keep: bool) -> usize {
     worker.cells.refused(refusal.reason);
-    tracing::info!(
+    tracing::debug!(
         status = refusal.status,
         reason = refusal.reason,
         peer = %client.peer,

@@ -19,7 +19,7 @@ use crate::identity::Keys;
 use crate::net::tls::Connector;
 use crate::store::{Store, coarse_ms};
 use crate::table::{Affinity, Balancer, Endpoint, Trip};
-use crate::telemetry::{Registry, WorkerCells};
+use crate::telemetry::{Logs, Registry, WorkerCells};
 
 /// The configuration as workers use it, built whole by control and swapped whole.
 pub struct View {
@@ -104,6 +104,7 @@ pub struct Shared {
     pub inboxes: Vec<Mutex<Option<UnboundedSender<Command>>>>,
     /// Asks control for a page of metrics.
     pub scrapes: crossbeam::channel::Sender<oneshot::Sender<Page>>,
+    pub logs: Arc<Logs>,
     pub started: Instant,
     /// The same on the clock of [`coarse_ms`], milliseconds.
     pub started_ms: u64,

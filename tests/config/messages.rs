@@ -6,11 +6,10 @@ use crate::{from_file, root, run, text_file};
 
 #[test]
 fn a_server_refuses_what_it_cannot_do_yet_and_loads_what_is_switched_off() {
-    let (_keep, path) = text_file("[record]\nenabled = true\noutput = \"/tapes\"\n[telemetry]\nenabled = true\n");
+    let (_keep, path) = text_file("[record]\nenabled = true\noutput = \"/tapes\"\n");
     let errors = config::load(&from_file(&path)).unwrap_err().to_string();
     assert!(errors.contains("recording is not available"), "{errors}");
     assert!(errors.contains("shadowcat.toml:2:11"), "{errors}");
-    assert!(errors.contains("tracing is not available"), "{errors}");
     let off = "[auth]\nenabled = false\nclient_id = \"x\"\n[rate_limit]\nenabled = false\nglobal = 5\n";
     let (_keep, path) = text_file(off);
     assert!(config::load(&from_file(&path)).is_ok());
@@ -147,16 +146,13 @@ fn messages_read_well() {
 
 #[test]
 fn a_server_names_each_feature_it_does_not_have() {
-    let text = "[telemetry]\nenabled = true\n\n[record]\noutput = \"/tapes\"\n";
+    let text = "[record]\noutput = \"/tapes\"\n";
     let (keep, path) = text_file(text);
     let said = config::load(&from_file(&path)).unwrap_err().to_string();
     insta::assert_snapshot!("not_available", said.replace(&keep.path().display().to_string(), "DIR"));
-    // The complete example of the guide switches on what is not there yet; its ConfigMap does not.
-    let guide = |name: &str| root().join(format!("tests/fixtures/guide/{name}.toml"));
-    let said = config::load(&from_file(&guide("complete"))).unwrap_err().to_string();
-    assert!(said.contains("tracing is not available in this version"), "{said}");
-    let warnings = config::check(&from_file(&guide("complete"))).unwrap().warnings;
+    let warnings = config::check(&from_file(&path)).unwrap().warnings;
     assert!(warnings.iter().any(|warning| warning.contains("a server does not start")));
+    let guide = |name: &str| root().join(format!("tests/fixtures/guide/{name}.toml"));
     let configmap = config::load(&from_file(&guide("configmap"))).unwrap();
     assert!(configmap.warnings.iter().any(|warning| warning.contains("will be refused")), "{:?}", configmap.warnings);
 }

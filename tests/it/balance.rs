@@ -344,7 +344,7 @@ fn a_breaker_opens_and_one_probe_closes_it(driver: Driver) {
     assert_eq!(probe.response().text(), "well");
     release.send(()).expect("it waits");
     assert_eq!(proxy.ask(&ping()).text(), "well");
-    assert!(proxy.log().contains("the breaker closes"), "{}", proxy.log());
+    proxy.wait_for_log("the breaker closes");
 }
 
 fn answers_of_5xx_open_no_breaker(driver: Driver) {

@@ -190,9 +190,8 @@ fn a_server_that_is_no_mcp_server_is_unhealthy(driver: Driver) {
     let upstreams = [("web", web.url()), ("gone", gone.url()), ("broken", broken.url())];
     let proxy = Proxy::builder(driver).config(&config(&upstreams, "protocol = \"mcp\"\n")).start();
     upstreams.iter().for_each(|(name, _)| wait_for_health(&proxy, name, false));
-    let log = proxy.log();
     for reason in ["not a JSON-RPC response", "status 404", "status 500"] {
-        assert!(log.contains(reason), "{reason}: {log}");
+        proxy.wait_for_log(reason);
     }
 }
 

@@ -3,8 +3,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod admin;
 mod admin_store;
+mod audit;
 mod auth;
 mod balance;
 mod chaos;
@@ -20,6 +22,7 @@ mod http1;
 mod legacy_sse;
 mod limits;
 mod login;
+mod logs;
 mod mcp;
 mod metrics;
 mod mtls;

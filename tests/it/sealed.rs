@@ -403,6 +403,7 @@ fn nothing_of_the_secret_is_logged(driver: Driver) {
     assert_eq!(proxy.ask(&ping(&id)).status, 200);
     assert_eq!(proxy.ask(&ping(&id[1..])).status, 404);
     assert_eq!(proxy.ask(&delete(&id)).status, 200);
+    proxy.wait_for_log("session_unknown");
     let log = proxy.log();
     for secret in [SECRET, NEWER, &id, &id[20..40]] {
         assert!(!log.contains(secret), "{log}");

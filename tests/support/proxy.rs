@@ -18,7 +18,7 @@ use super::client::{RawClient, Response};
 use super::http::get;
 use super::tls;
 use super::upstream::FakeUpstream;
-use super::wait::{PATIENCE, wait_for};
+use super::wait::{PATIENCE, wait_for, wait_until};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
@@ -46,6 +46,7 @@ pub struct Builder {
     memory: bool,
     wrapper: Vec<String>,
     tls: Option<Arc<ClientConfig>>,
+    stdout: Mutex<Stdio>,
 }
 
 /// A running proxy.
@@ -72,6 +73,7 @@ impl Proxy {
             memory: true,
             wrapper: Vec::new(),
             tls: None,
+            stdout: Mutex::new(Stdio::null()),
         }
     }
 
@@ -113,6 +115,11 @@ impl Proxy {
     /// What it said on stderr so far.
     pub fn log(&self) -> String {
         self.log.text()
+    }
+
+    /// Wait until it has said this: lines come a moment after what they tell of.
+    pub fn wait_for_log(&self, text: &str) {
+        wait_until(&format!("{text:?} in the log"), || self.log().contains(text));
     }
 
     pub fn metrics(&self) -> Metrics {
@@ -212,6 +219,12 @@ impl Builder {
         self
     }
 
+    /// Where its standard output goes; else nowhere.
+    pub fn stdout(self, place: impl Into<Stdio>) -> Builder {
+        *self.stdout.lock().expect("stdout") = place.into();
+        self
+    }
+
     /// The text of a configuration file.
     pub fn config(mut self, text: &str) -> Builder {
         self.config = Some(text.to_owned());
@@ -258,7 +271,8 @@ impl Builder {
         }
         command.current_dir(std::env::temp_dir()).args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let stdout = std::mem::replace(&mut *self.stdout.lock().expect("stdout"), Stdio::null());
+        command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
         command
     }
 

@@ -32,6 +32,8 @@ pub enum Name {
     ProxyAuthorization,
     ProxyConnection,
     Te,
+    Traceparent,
+    Tracestate,
     Trailer,
     TransferEncoding,
     Upgrade,
@@ -41,6 +43,7 @@ pub enum Name {
     XForwardedProto,
     /// `X-Forwarded-*` other than the three above, and `X-Real-IP`.
     XForwardedOther,
+    XRequestId,
     /// A name that contains an underscore: never forwarded (`hardening` rule 6a).
     Underscored,
 }
@@ -65,7 +68,9 @@ impl Name {
             (10, b'c') => ("connection", Name::Connection),
             (10, b'k') => ("keep-alive", Name::KeepAlive),
             (10, b'm') => ("mcp-method", Name::McpMethod),
+            (10, b't') => ("tracestate", Name::Tracestate),
             (11, b'r') => ("remote-user", Name::Identity),
+            (11, b't') => ("traceparent", Name::Traceparent),
             (12, b'c') => ("content-type", Name::ContentType),
             (13, b'a') => ("authorization", Name::Authorization),
             (13, b'l') => ("last-event-id", Name::LastEventId),
@@ -195,6 +200,7 @@ fn extension_of(name: &[u8]) -> Name {
     }
     match name.len() {
         9 if is_spelt(name, b"x-real-ip") => Name::XForwardedOther,
+        12 if is_spelt(name, b"x-request-id") => Name::XRequestId,
         13 if is_spelt(name, b"x-remote-user") => Name::Identity,
         _ if begins(auth) => Name::Identity,
         _ => Name::Other,

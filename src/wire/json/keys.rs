@@ -37,6 +37,9 @@ pub enum Key {
     ResultState,
     ResultTaskId,
     TaskTaskId,
+    Arguments,
+    Traceparent,
+    Tracestate,
 }
 
 /// The key that matters at this place, and how errors spell it.
@@ -54,8 +57,11 @@ pub fn key_at(place: Place, key: &[u8]) -> Option<(Key, &'static str)> {
         (Place::Params, b"protocolVersion") => (Key::ProtocolVersion, "params.protocolVersion"),
         (Place::Params, b"requestState") => (Key::RequestState, "params.requestState"),
         (Place::Params, b"requestId") => (Key::RequestId, "params.requestId"),
+        (Place::Params, b"arguments") => (Key::Arguments, "params.arguments"),
         (Place::Params, b"_meta") => (Key::Meta, "params._meta"),
         (Place::Meta, key) if key == PROTOCOL_VERSION_META.as_bytes() => (Key::MetaVersion, PROTOCOL_VERSION_META),
+        (Place::Meta, b"traceparent") => (Key::Traceparent, "params._meta.traceparent"),
+        (Place::Meta, b"tracestate") => (Key::Tracestate, "params._meta.tracestate"),
         (Place::Result, b"requestState") => (Key::ResultState, "result.requestState"),
         (Place::Result, b"taskId") => (Key::ResultTaskId, "result.taskId"),
         (Place::Result, b"task") => (Key::Task, "result.task"),
@@ -68,7 +74,8 @@ pub fn key_at(place: Place, key: &[u8]) -> Option<(Key, &'static str)> {
 /// ASCII that fold into it, a NUL and what follows it (as parsers of Go have it: CVE-2026-27896, GHSA-q382-vc8q-7jhj).
 pub fn lookalike_at(place: Place, key: &[u8]) -> Option<&'static str> {
     const MESSAGE: &[&str] = &["jsonrpc", "method", "id", "params", "result", "error"];
-    const PARAMS: &[&str] = &["name", "uri", "taskId", "protocolVersion", "requestState", "requestId", "_meta"];
+    const PARAMS: &[&str] =
+        &["name", "uri", "taskId", "protocolVersion", "requestState", "requestId", "arguments", "_meta"];
     const META: &[&str] = &[PROTOCOL_VERSION_META];
     let names = match place {
         Place::Message => MESSAGE,

@@ -4,15 +4,16 @@
 //! allocates nothing. Keys that decide routing may stand only once at their level (also when spelled with escapes), for
 //! two parsers may disagree on which of two counts; for the same reason none may look like one of them.
 
+mod error;
 mod keys;
 #[cfg(test)]
 mod tests;
 mod text;
 
+pub use error::PeekError;
 use keys::{Key, Place};
 
 use crate::base::Span;
-use crate::wire::mcp::code;
 
 /// Deepest nesting.
 const DEPTH_MAX: usize = 128;
@@ -22,31 +23,6 @@ const ID_BYTES_MAX: usize = 1024;
 const NAME_BYTES_MAX: usize = 8 * 1024;
 /// Keys are told apart by their first bytes up to this; a longer one is none of ours.
 const KEY_BYTES_MAX: usize = 64;
-
-/// Why a body is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PeekError {
-    #[error("the body is not valid JSON: {0}")]
-    Grammar(&'static str),
-    #[error("the key `{0}` stands twice")]
-    Duplicate(&'static str),
-    #[error("a key is not `{0}`, and some parsers take it for that")]
-    Lookalike(&'static str),
-    #[error("`{0}` is too long")]
-    TooLong(&'static str),
-    #[error("`{0}` has the wrong type")]
-    Type(&'static str),
-}
-
-impl PeekError {
-    /// The JSON-RPC code that tells the client.
-    pub fn code(&self) -> i32 {
-        match self {
-            PeekError::Grammar(_) => code::PARSE_ERROR,
-            _ => code::INVALID_REQUEST,
-        }
-    }
-}
 
 use PeekError::{Grammar, TooLong};
 
@@ -158,6 +134,8 @@ struct Kept {
     meta_version: Option<Span>,
     initialize_version: Option<Span>,
     request_id: Option<Span>,
+    traceparent: Option<Span>,
+    tracestate: Option<Span>,
     state_hash: Option<u64>,
     task_hash: Option<u64>,
     batch: bool,
@@ -320,6 +298,11 @@ impl Peek {
     /// `params.requestId` as received, as `notifications/cancelled` has it.
     pub fn cancelled_request_id(&self) -> Option<&[u8]> {
         self.text(self.kept.request_id)
+    }
+
+    /// `params._meta.traceparent` and `tracestate`: who caused it (SEP-414).
+    pub fn trace_context(&self) -> Option<(&[u8], Option<&[u8]>)> {
+        Some((self.text(self.kept.traceparent)?, self.text(self.kept.tracestate)))
     }
 
     pub fn batch_has_initialize(&self) -> bool {
@@ -501,6 +484,8 @@ impl Peek {
             Some(Key::Uri) if string => Sink::Text { max: NAME_BYTES_MAX, what: "params.uri" },
             Some(Key::TaskId) if string => Sink::Text { max: NAME_BYTES_MAX, what: "params.taskId" },
             Some(Key::MetaVersion) if string => Sink::Text { max: METHOD_BYTES_MAX, what: "protocolVersion" },
+            Some(Key::Traceparent) if string => Sink::Text { max: NAME_BYTES_MAX, what: "traceparent" },
+            Some(Key::Tracestate) if string => Sink::Text { max: NAME_BYTES_MAX, what: "tracestate" },
             Some(Key::ProtocolVersion) if string => Sink::Text { max: METHOD_BYTES_MAX, what: "protocolVersion" },
             Some(Key::RequestState | Key::ResultState | Key::ResultTaskId | Key::TaskTaskId) if string => {
                 self.hash = HASH_START;
@@ -573,6 +558,8 @@ impl Peek {
                 kept.task_id = Some(span);
             }
             (_, Some(Key::MetaVersion)) => kept.meta_version = Some(span),
+            (_, Some(Key::Traceparent)) => kept.traceparent = Some(span),
+            (_, Some(Key::Tracestate)) => kept.tracestate = Some(span),
             (_, Some(Key::ProtocolVersion)) => kept.initialize_version = Some(span),
             _ => {}
         }

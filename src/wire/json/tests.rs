@@ -168,6 +168,32 @@ fn agrees_with_serde_json_on_what_is_json() {
     }
 }
 
+#[test]
+fn the_context_of_a_trace_is_found_in_meta_alone() {
+    let body = |meta: &str| {
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping","params":{{"traceparent":"x","_meta":{meta}}}}}"#)
+    };
+    let found = |meta: &str| {
+        let found = peek(body(meta).as_bytes()).unwrap();
+        found.trace_context().map(|(parent, state)| (parent.to_vec(), state.map(<[u8]>::to_vec)))
+    };
+    assert_eq!(found(r#"{"traceparent":"a\u0062","tracestate":"c=d"}"#), Some((b"ab".to_vec(), Some(b"c=d".to_vec()))));
+    assert_eq!(found(r#"{"traceparent":"a"}"#), Some((b"a".to_vec(), None)));
+    for nothing in [r#"{"tracestate":"c=d"}"#, r#"{"traceparent":5}"#, r#"{"a":{"traceparent":"a"}}"#, "{}", "5"] {
+        assert_eq!(found(nothing), None, "{nothing}");
+    }
+}
+
+/// What is recorded of a call's arguments is what upstream reads.
+#[test]
+fn arguments_stand_once() {
+    let call = |params: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{{params}}}}}"#);
+    assert!(peek(call(r#""name":"t","arguments":{"arguments":1}"#).as_bytes()).is_ok());
+    for bad in [r#""arguments":{},"arguments":{}"#, r#""arguments":{},"arg\u0075ments":{}"#, r#""Arguments":{}"#] {
+        assert!(peek(call(bad).as_bytes()).is_err(), "{bad}");
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn any_chunking_gives_the_same_result(

@@ -21,7 +21,7 @@ use super::refusal::{self, Refusal};
 use super::relay::{self, Answer, Upload, Watch};
 use super::session::{self, Birth, OpenStream, Session};
 use super::upstream::{Lease, LocalView};
-use super::{Phase, Scratch, Worker, account, local, login};
+use super::{Phase, Scratch, Worker, account, local, login, report};
 use crate::config::plan::Plan;
 use crate::identity::{Credential, CredentialMissing};
 use crate::net::{Buffer, Stream};
@@ -161,6 +161,7 @@ async fn story(
     if following.is_empty() {
         following = Buffer::default();
     }
+    report::notice(open, head, bytes.bytes());
     let request = guard::admit(plan, client, head, bytes.bytes())?;
     if let Some(page) = local::find(worker, view, &request) {
         let keep = Box::pin(local::answer(worker, view, client, &request, page, account)).await;
@@ -188,12 +189,14 @@ async fn story(
     account.received(intake.body.len());
     account.era.set(envelope.era);
     account::understood(account, peek, intake.is_whole());
+    report::understood(open, peek);
     if intake.is_whole() {
         *input = std::mem::take(&mut intake.rest);
         standing.keep_alive = request.keep_alive();
     }
     let caller = identified?;
     open.is_from(&caller);
+    report::admit(open, &request, peek, &intake)?;
     auth::authorize(&view.view, client, &request, peek, intake.is_whole(), &caller)?;
     let session = session::resume(worker, view, &request, &envelope, &caller)?;
     account.session.set(session.as_ref().map(|session| session.id));
