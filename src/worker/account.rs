@@ -1,6 +1,6 @@
 //! The account of a request is opened when its exchange begins and closed once, in whatever way that ends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::Instant;
 
 use super::Worker;
@@ -23,7 +23,7 @@ pub struct Open<'a> {
     pub account: Account,
     pub notes: Notes,
     caller: RefCell<Caller>,
-    is_closed: bool,
+    is_closed: Cell<bool>,
 }
 
 /// All that is known of a request that ended.
@@ -45,7 +45,15 @@ pub fn open<'a>(worker: &'a Worker, view: &'a LocalView, client: &'a Client, hea
     let account = Account::new(Instant::now());
     account.verb.set(head.method);
     account.bytes_in.set(head.len as u64);
-    Open { worker, view, client, account, notes: Notes::default(), caller: RefCell::default(), is_closed: false }
+    Open {
+        worker,
+        view,
+        client,
+        account,
+        notes: Notes::default(),
+        caller: RefCell::default(),
+        is_closed: Cell::new(false),
+    }
 }
 
 /// A request whose head was refused, or did not come in time; `answered`: bytes of the answer.
@@ -65,8 +73,8 @@ impl Open<'_> {
     }
 
     /// It ended; `peek` has seen what was to be seen of its message.
-    pub fn close(mut self, peek: &Peek) {
-        self.is_closed = true;
+    pub fn close(&self, peek: &Peek) {
+        self.is_closed.set(true);
         self.settle(Some(peek));
     }
 
@@ -84,7 +92,7 @@ impl Open<'_> {
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        if !self.is_closed {
+        if !self.is_closed.get() {
             let reason = if std::thread::panicking() { "panic" } else { "dropped" };
             self.account.ended.set(Ended { by: By::Proxy, reason, early: self.account.status.get() == 0 });
             self.settle(None);

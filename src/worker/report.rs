@@ -172,6 +172,11 @@ pub fn tell(closed: &Closed<'_>) {
     if access.is_none() && audit.is_none() && spans.is_none() {
         return;
     }
+    // Most have a line and nothing else: made in the place where it waits.
+    if let (Some(access), None, None) = (access, audit, spans) {
+        access.leave(worker.index, record(closed));
+        return;
+    }
     let record = record(closed);
     if let Some(audit) = audit
         && !audit.leave(worker.index, Audited { record, arguments: notes.arguments.get(), rule: account.rule.get() })
