@@ -38,6 +38,6 @@ pub fn sleep(duration: std::time::Duration) -> monoio::time::Sleep {
 /// of the peer, let alone to give up its sessions.
 pub fn is_shortage(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
-    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC, Errno::ADDRNOTAVAIL];
     Errno::from_io_error(error).is_some_and(|errno| ours.contains(&errno))
 }

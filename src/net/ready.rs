@@ -197,7 +197,14 @@ pub async fn attended<T>(main: impl Future<Output = T>) -> io::Result<T> {
 async fn take_events(epoll: Rc<OwnedFd>, waiter: TcpStream, stopped: oneshot::Receiver<()>) {
     let mut events = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
     let mut stopped = pin!(stopped);
-    while let Either::Second(Ok(())) = race(stopped.as_mut(), pin!(waiter.readable(false))).await {
+    while let Either::Second(woken) = race(stopped.as_mut(), pin!(waiter.readable(false))).await {
+        match woken {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                // A worker that hears nothing any more is replaced; it must not seem to live.
+                panic!("cannot wait for sockets: {error}");
+            }
+            _ => {}
+        }
         loop {
             const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
             let Ok((taken, _)) = epoll::wait(&*epoll, &mut events, Some(&NOW)) else { break };

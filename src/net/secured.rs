@@ -20,6 +20,8 @@ const PIECE_BYTES: usize = 64 * 1024;
 pub struct Secured {
     socket: Socket,
     tls: RefCell<ServerConnection>,
+    /// Ciphertext that rustls has no room for before plaintext is read.
+    kept: RefCell<Buffer>,
     /// Somebody writes ciphertext and will write all there is.
     writing: Cell<bool>,
 }
@@ -37,7 +39,7 @@ impl Secured {
     pub fn new(socket: Socket, config: Arc<ServerConfig>) -> io::Result<Secured> {
         let mut tls = ServerConnection::new(config).map_err(io::Error::other)?;
         tls.set_buffer_limit(Some(2 * PIECE_BYTES));
-        Ok(Secured { socket, tls: RefCell::new(tls), writing: Cell::new(false) })
+        Ok(Secured { socket, tls: RefCell::new(tls), kept: RefCell::default(), writing: Cell::new(false) })
     }
 
     /// Finish the handshake. Whether the session was resumed.
@@ -50,7 +52,7 @@ impl Secured {
             if !self.tls.borrow().is_handshaking() {
                 break;
             }
-            self.socket.readable().await;
+            self.ciphertext().await;
             let result = self.pump();
             if result.is_err() {
                 // The alert that says why.
@@ -71,7 +73,7 @@ impl Secured {
 
     pub async fn readable(&self) -> io::Result<()> {
         while self.state() == State::Quiet {
-            self.socket.readable().await;
+            self.ciphertext().await;
             // Nothing is lost if this wait is dropped: what was read stays in the state.
             if self.pump()? == State::Ready {
                 return Ok(());
@@ -118,6 +120,13 @@ impl Secured {
         let _ = self.flush().await;
     }
 
+    /// Wait for something to [`pump`](Secured::pump).
+    async fn ciphertext(&self) {
+        if self.kept.borrow().is_empty() {
+            self.socket.readable().await;
+        }
+    }
+
     fn state(&self) -> State {
         Self::state_of(&mut self.tls.borrow_mut())
     }
@@ -151,11 +160,14 @@ impl Secured {
 
     /// Ciphertext that is there, through rustls. Does not wait.
     fn pump(&self) -> io::Result<State> {
-        let mut space = Buffer::small();
-        match self.socket.recv(&mut space) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(State::Quiet),
-            came => came?,
-        };
+        let mut space = self.kept.take();
+        if space.is_empty() {
+            space = Buffer::small();
+            match self.socket.recv(&mut space) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(State::Quiet),
+                came => came?,
+            };
+        }
         let mut tls = self.tls.borrow_mut();
         let mut rest = space.bytes();
         loop {
@@ -168,9 +180,15 @@ impl Secured {
                 self.flush_now();
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
-            if rest.is_empty() || rest.len() == before {
+            // With plaintext that waits to be read it may take no more.
+            if rest.is_empty() || rest.len() == before || Self::state_of(&mut tls) == State::Ready {
                 break;
             }
+        }
+        let taken = space.len() - rest.len();
+        space.consume(taken);
+        if !space.is_empty() {
+            self.kept.replace(space);
         }
         let state = Self::state_of(&mut tls);
         let answers = tls.wants_write() && !tls.is_handshaking();

@@ -91,10 +91,37 @@ impl Socket {
         };
         if came < room {
             self.ready.emptied();
+        } else {
+            // Filled to the brim: there may be more, or nothing. What is believed must be true, or a wait that ends at once
+            // is waited for again and again.
+            let _ = self.peek(&mut [0]);
         }
         // SAFETY: the kernel wrote `came` bytes behind the old length, inside the capacity.
         unsafe { memory.set_len(memory.len() + came) };
         Ok(came)
+    }
+
+    /// Look at what came without taking it; 0 at the end of input. Does not wait.
+    ///
+    /// # Errors
+    /// As [`recv`](Socket::recv).
+    pub fn peek(&self, space: &mut [u8]) -> io::Result<usize> {
+        match rustix::net::recv(self.fd(), space, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((came, _)) => Ok(came),
+            Err(error) => {
+                if error == Errno::AGAIN {
+                    self.ready.found_nothing();
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Take bytes that [`peek`](Socket::peek) has shown.
+    pub fn take_peeked(&self, space: &mut [u8]) -> io::Result<()> {
+        let (taken, _) = rustix::net::recv(self.fd(), &mut *space, RecvFlags::DONTWAIT)?;
+        let _ = self.peek(&mut [0]);
+        if taken == space.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
     /// Append to `buffer` what arrives; 0 bytes at the end of input.
@@ -128,7 +155,8 @@ impl Socket {
             let result = match &self.io {
                 Io::Ring(tcp) => {
                     // SAFETY: the type is !Sync, so all users are on one thread, and there is one write at a time by the
-                    // contract of the type; nothing else borrows what is in the cell.
+                    // contract of the type. monoio submits at the first poll and keeps no borrow while it waits, so that none
+                    // meets the one of `Io::fd`.
                     let (result, back) = unsafe { &mut *tcp.get() }.write(rest).await;
                     rest = back;
                     result

@@ -200,27 +200,40 @@ impl Stream {
 
     /// Look whether the peer sent something or left; takes nothing and does not wait.
     pub fn probe(&self) -> Probe {
-        if let Io::Secured(secured) = self.io() {
-            return secured.probe();
-        }
         let mut byte = [0u8; 1];
-        match rustix::net::recv(self.borrowed(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            Ok((0, _)) => Probe::Ended,
+        let came = match self.io() {
+            Io::Secured(secured) => return secured.probe(),
+            Io::Plain(socket) => socket.peek(&mut byte),
+            Io::Tls(_) | Io::Gone => {
+                rustix::net::recv(self.borrowed(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT)
+                    .map(|(came, _)| came)
+                    .map_err(io::Error::from)
+            }
+        };
+        match came {
+            Ok(0) => Probe::Ended,
             Ok(_) => Probe::Bytes,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Probe::Quiet,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Probe::Quiet
+            }
             Err(_) => Probe::Ended,
         }
     }
 
     /// Look at what came, without taking it and without waiting; plain connections only, before anything was read.
     pub fn peek(&self, space: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::net::recv(self.borrowed(), space, RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0)
+        match self.io() {
+            Io::Plain(socket) => socket.peek(space),
+            _ => Err(gone()),
+        }
     }
 
     /// Take bytes that [`peek`](Stream::peek) has shown.
     pub fn take_peeked(&self, space: &mut [u8]) -> io::Result<()> {
-        let (taken, _) = rustix::net::recv(self.borrowed(), &mut *space, RecvFlags::DONTWAIT)?;
-        if taken == space.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        match self.io() {
+            Io::Plain(socket) => socket.take_peeked(space),
+            _ => Err(gone()),
+        }
     }
 
     /// No more will be sent.

@@ -14,8 +14,10 @@ pub struct Clock {
 
 impl Clock {
     pub fn system() -> Clock {
+        // From zero at the start of the process: the machine may be up for longer than a store has counted.
+        let start = coarse_ms();
         Clock {
-            monotonic: Arc::new(|| Duration::from_millis(coarse_ms())),
+            monotonic: Arc::new(move || Duration::from_millis(coarse_ms() - start)),
             wall: Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
         }
     }
@@ -57,5 +59,19 @@ impl StoreClock {
     /// What to save now.
     pub fn to_save(&self) -> Saved {
         Saved { wall_ms: (self.clock.wall)().as_millis() as u64, store_ms: self.now_ms() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_is_up_for_long_makes_no_session_older() {
+        let clock = Clock::system();
+        let wall_ms = (clock.wall)().as_millis() as u64;
+        // As a store has it that was begun a moment ago, wherever that was.
+        let store = StoreClock::resume(clock, Some(Saved { wall_ms, store_ms: 5 }));
+        assert!((5..2005).contains(&store.now_ms()), "{}", store.now_ms());
     }
 }

@@ -308,12 +308,12 @@ async fn serve(worker: &Rc<Worker>, client: &Client) {
     let mut first = true;
     loop {
         // An idle connection has no buffer, and of what a request needs not even the place.
-        let patience = wait_limit(worker, first);
-        client.flags.idle_by.set(worker.ticks_from_now(patience));
+        if client.flags.idle_by.get() == 0 {
+            client.flags.idle_by.set(worker.ticks_from_now(wait_limit(worker, first)));
+        }
         if client.stream.readable().await.is_err() {
             return;
         }
-        client.flags.idle_by.set(0);
         // Boxed once for all the requests that come in close order.
         if !Box::pin(serve_busy(worker, client)).await {
             return;
@@ -340,9 +340,11 @@ async fn serve_busy(worker: &Rc<Worker>, client: &Client) -> bool {
 async fn serve_requests(worker: &Rc<Worker>, client: &Client, scratch: &mut Scratch) -> bool {
     let mut input = Buffer::small();
     loop {
+        // Until something is there the client is idle, whatever its connection seemed to be ready for.
         if input.is_empty() && !matches!(fill(client, &mut input).await, Ok(1..)) {
             return false;
         }
+        client.flags.idle_by.set(0);
         let after = {
             // Only now: a connection may have been idle for longer than a configuration lived.
             let view = worker.view();
@@ -380,7 +382,6 @@ async fn serve_requests(worker: &Rc<Worker>, client: &Client, scratch: &mut Scra
             client.flags.idle_by.set(worker.ticks_from_now(wait_limit(worker, false)));
             match client.rest(worker).await {
                 Rest::Over(came) => {
-                    client.flags.idle_by.set(0);
                     if came.is_err() {
                         return false;
                     }
@@ -434,9 +435,10 @@ async fn next_head(client: &Client, plan: &Plan, input: &mut Buffer, scratch: &m
             Ok(Err(_)) => return Next::Gone,
             Err(_) => break Refusal::HEADER_TIMEOUT,
         }
-        match fill(client, input).await {
-            Ok(1..) => {}
-            _ => return Next::Gone,
+        match within(left, fill(client, input)).await {
+            Ok(Ok(1..)) => {}
+            Ok(_) => return Next::Gone,
+            Err(_) => break Refusal::HEADER_TIMEOUT,
         }
     };
     Next::Refused(refusal)

@@ -90,8 +90,10 @@ async fn upload(
     let chunked = exchange.request.body() == BodyLength::Chunked;
     let Intake { mut decoder, peeking, .. } = intake;
     loop {
-        if within(plan.timeouts.body, exchange.client.stream.readable()).await.is_err() {
-            return Err(Refusal::BODY_TIMEOUT);
+        match within(plan.timeouts.body, exchange.client.stream.readable()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(Refusal::CLIENT_GONE),
+            Err(_) => return Err(Refusal::BODY_TIMEOUT),
         }
         let mut piece = Buffer::streaming(plan.stream_buffer_bytes);
         match within(plan.timeouts.body, fill(exchange.client, &mut piece)).await {

@@ -9,6 +9,7 @@ mod admin_store;
 mod audit;
 mod auth;
 mod balance;
+mod brims;
 mod chaos;
 mod doctor;
 mod failover;

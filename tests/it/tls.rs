@@ -20,6 +20,7 @@ use crate::support::*;
 on_both_drivers!(
     sessions_and_streams_go_over_tls,
     large_bodies_go_both_ways,
+    full_and_small_records_in_turn_are_whole,
     pipelined_and_slow_requests_are_whole,
     a_slow_reader_grows_no_memory,
     a_cut_answer_is_visibly_cut,
@@ -100,6 +101,28 @@ fn large_bodies_go_both_ways(driver: Driver) {
         let answer = client.ask(&post("/", "Content-Type: application/octet-stream\r\n", &body));
         assert!(answer.body == body, "{} bytes came back", answer.body.len());
     }
+}
+
+/// What fills the reader's room for plaintext, and a little more behind it.
+fn full_and_small_records_in_turn_are_whole(driver: Driver) {
+    let upstream = FakeUpstream::answering("ok");
+    let files = Files::new();
+    let proxy = files.before(driver, &upstream).start();
+    let body: Vec<u8> = (0..40 * (16_384 + 8)).map(|n| (n % 249) as u8).collect();
+    let asking = post("/", "Content-Type: application/octet-stream\r\n", &body);
+    let mut client = proxy.connect();
+    for _ in 0..5 {
+        let (head, mut rest) = asking.split_at(asking.len() - body.len());
+        client.send(head);
+        while !rest.is_empty() {
+            let (full, behind) = rest.split_at(16_384);
+            let (small, behind) = behind.split_at(8);
+            client.send(full).send(small);
+            rest = behind;
+        }
+        assert_eq!(client.response().status, 200);
+    }
+    assert!(upstream.requests().iter().all(|request| request.body == body));
 }
 
 fn pipelined_and_slow_requests_are_whole(driver: Driver) {
