@@ -307,6 +307,7 @@ impl Drop for Registered {
 async fn serve(worker: &Rc<Worker>, client: &Client) {
     let mut first = true;
     loop {
+        let since = worker.ticks.get();
         // An idle connection has no buffer, and of what a request needs not even the place.
         if client.flags.idle_by.get() == 0 {
             client.flags.idle_by.set(worker.ticks_from_now(wait_limit(worker, first)));
@@ -314,8 +315,10 @@ async fn serve(worker: &Rc<Worker>, client: &Client) {
         if client.stream.readable().await.is_err() {
             return;
         }
-        // Boxed once for all the requests that come in close order.
-        if !Box::pin(serve_busy(worker, client)).await {
+        // Boxed once for all the requests that come in close order. Many clients ask once and stay: only one that asks again
+        // soon is expected to go on so.
+        let again = !first && worker.ticks.get() <= since + 1;
+        if !Box::pin(serve_busy(worker, client, again)).await {
             return;
         }
         first = false;
@@ -329,15 +332,16 @@ fn wait_limit(worker: &Worker, first: bool) -> Duration {
     if first { times.header } else { times.keep_alive }
 }
 
-/// Requests, from one whose first bytes are there to the first pause. `false`: the connection is over.
-async fn serve_busy(worker: &Rc<Worker>, client: &Client) -> bool {
+/// Requests, from one whose first bytes are there to the first pause, which may be short if more of them are `expected`.
+/// `false`: the connection is over.
+async fn serve_busy(worker: &Rc<Worker>, client: &Client, expected: bool) -> bool {
     let mut scratch = worker.take_scratch();
-    let go_on = serve_requests(worker, client, &mut scratch).await;
+    let go_on = serve_requests(worker, client, &mut scratch, expected).await;
     worker.give_scratch(scratch);
     go_on
 }
 
-async fn serve_requests(worker: &Rc<Worker>, client: &Client, scratch: &mut Scratch) -> bool {
+async fn serve_requests(worker: &Rc<Worker>, client: &Client, scratch: &mut Scratch, expected: bool) -> bool {
     let mut input = Buffer::small();
     loop {
         // Until something is there the client is idle, whatever its connection seemed to be ready for.
@@ -380,6 +384,9 @@ async fn serve_requests(worker: &Rc<Worker>, client: &Client, scratch: &mut Scra
         if input.is_empty() {
             drop(std::mem::take(&mut input));
             client.flags.idle_by.set(worker.ticks_from_now(wait_limit(worker, false)));
+            if !expected {
+                return true;
+            }
             match client.rest(worker).await {
                 Rest::Over(came) => {
                     if came.is_err() {

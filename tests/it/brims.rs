@@ -23,7 +23,7 @@ fn padded(path: &str, end: &str) -> Vec<u8> {
 }
 
 /// Tells of a request, and answers it unless its path begins with `/slow`.
-fn half_asleep() -> FakeUpstream {
+fn unless_slow() -> FakeUpstream {
     FakeUpstream::new(|conversation| {
         while let Some(request) = conversation.request() {
             conversation.tell("asked");
@@ -45,7 +45,7 @@ fn others_are_served(proxy: &Proxy) {
 }
 
 fn a_head_to_the_brim_stops_nobody(driver: Driver) {
-    let upstream = half_asleep();
+    let upstream = unless_slow();
     let proxy = Proxy::before(driver, &[&upstream]).workers(1).start();
     let mut client = proxy.connect();
     client.send(&padded("/slow", "\r\n\r\n"));
@@ -54,7 +54,7 @@ fn a_head_to_the_brim_stops_nobody(driver: Driver) {
 }
 
 fn a_body_to_the_brim_stops_nobody(driver: Driver) {
-    let upstream = half_asleep();
+    let upstream = unless_slow();
     let proxy = Proxy::before(driver, &[&upstream]).workers(1).start();
     let mut client = proxy.connect();
     // Room for a body that comes behind its head is made by its announced length.
@@ -69,7 +69,7 @@ fn a_body_to_the_brim_stops_nobody(driver: Driver) {
 }
 
 fn a_client_that_is_silent_after_a_brim_is_left(driver: Driver) {
-    let upstream = half_asleep();
+    let upstream = unless_slow();
     let proxy = Proxy::before(driver, &[&upstream]).set("performance.keep_alive_timeout", "500ms").start();
     let mut client = proxy.connect();
     assert_eq!(client.ask(&padded("/quick", "\r\n\r\n")).status, 200);
@@ -77,7 +77,7 @@ fn a_client_that_is_silent_after_a_brim_is_left(driver: Driver) {
 }
 
 fn a_head_that_ends_at_the_brim_has_its_time(driver: Driver) {
-    let upstream = half_asleep();
+    let upstream = unless_slow();
     let proxy = Proxy::before(driver, &[&upstream]).set("timeouts.header", "500ms").start();
     let mut client = proxy.connect();
     client.send(&padded("/quick", ""));
