@@ -3,8 +3,10 @@
 
 bench/stdio.py [--messages N] [--rounds N] [--bytes N] [--binary FILE]
 
-A message goes, its echo comes back, and the next one goes: the time of both ways. The first tenth of each round warms up.
-Then how fast 256 MiB pass one way, from `head -c 256M /dev/zero`.
+A message goes, its echo comes back, and the next one goes: the time of both ways, with everybody on one CPU, where a switch is cheap,
+and with the client on another CPU than proxy and server, where each message wakes a CPU. Left alone, the scheduler does now one and now
+the other, and the median says which. The first tenth of each round warms up. The mean is from the clock over the whole round, so that
+it can be held against the median. Then how fast 256 MiB pass one way, from `head -c 256M /dev/zero`.
 """
 
 import argparse
@@ -25,21 +27,32 @@ WAYS = {"direct": [], "forward": FORWARD}
 message = b"x" * (args.bytes - 1) + b"\n"
 
 
-def round_trips(way):
-    """Microseconds of each message."""
+PLACES = {"one CPU": ({0}, {0}), "two CPUs": ({0}, {1})}
+
+
+def round_trips(way, place):
+    """p50, p99 and mean in microseconds."""
+    client, server_side = PLACES[place]
+    os.sched_setaffinity(0, server_side)
     server = subprocess.Popen(WAYS[way] + ["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    os.sched_setaffinity(0, client)
     into, out = server.stdin.fileno(), server.stdout.fileno()
     taken = []
-    for _ in range(args.messages * 11 // 10):
+    warm_up = args.messages // 10
+    for number in range(warm_up + args.messages):
         begun = time.perf_counter_ns()
+        if number == warm_up:
+            first = begun
         os.write(into, message)
         missing = len(message)
         while missing:
             missing -= len(os.read(out, missing))
         taken.append((time.perf_counter_ns() - begun) / 1000)
+    mean = (time.perf_counter_ns() - first) / 1000 / args.messages
     server.stdin.close()
     assert server.wait() == 0
-    return taken[args.messages // 10 :]
+    cuts = statistics.quantiles(taken[warm_up:], n=100)
+    return cuts[49], cuts[98], mean
 
 
 def bulk(way):
@@ -53,22 +66,25 @@ def bulk(way):
     return 256 / (time.perf_counter() - begun)
 
 
-def quantiles(values):
-    cuts = statistics.quantiles(values, n=100)
-    return cuts[49], cuts[98]
+def column(values):
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-print(f"{'round':>5} {'direct p50':>11} {'p99':>8} {'forward p50':>12} {'p99':>8} {'added p50':>10} {'p99':>8} {'ratio p50':>10} {'p99':>6}   us")
-added = []
-for number in range(-1, args.rounds):
-    order = ["direct", "forward"] if number % 2 else ["forward", "direct"]
-    seen = {way: quantiles(round_trips(way)) for way in order}
-    if number < 0:
-        continue  # The machine warms up as well.
-    (d50, d99), (f50, f99) = seen["direct"], seen["forward"]
-    added.append((f50 - d50, f99 - d99, f50 / d50, f99 / d99))
-    print(f"{number + 1:>5} {d50:>11.1f} {d99:>8.1f} {f50:>12.1f} {f99:>8.1f} {added[-1][0]:>10.1f} {added[-1][1]:>8.1f} {added[-1][2]:>10.2f} {added[-1][3]:>6.2f}")
-p50, p99, ratio50, ratio99 = (statistics.median(column) for column in zip(*added))
-print(f"added to a message there and back, median of rounds: p50 {p50:.1f} us (x{ratio50:.2f}), p99 {p99:.1f} us (x{ratio99:.2f})")
-rates = {way: statistics.median(bulk(way) for _ in range(3)) for way in WAYS}
-print(f"256 MiB one way: direct {rates['direct']:.0f} MiB/s, forward {rates['forward']:.0f} MiB/s")
+everywhere = os.sched_getaffinity(0)
+for place in PLACES:
+    print(f"{place}, us there and back: direct p50, p99, mean | forward p50, p99, mean")
+    added = []
+    for number in range(-1, args.rounds):
+        order = ["direct", "forward"] if number % 2 else ["forward", "direct"]
+        seen = {way: round_trips(way, place) for way in order}
+        if number < 0:
+            continue  # The machine warms up as well.
+        direct, forward = seen["direct"], seen["forward"]
+        print("  " + " | ".join(" ".join(f"{value:8.1f}" for value in values) for values in (direct, forward)))
+        added.append([value for d, f in zip(direct, forward) for value in (f - d, f / d)])
+    p50, ratio50, p99, ratio99, mean, ratio = zip(*added)
+    print(f"  added, median (range) of rounds: p50 {column(p50)} us, p99 {column(p99)} us, mean {column(mean)} us")
+    print(f"  ratio: p50 {column(ratio50)}, p99 {column(ratio99)}, mean {column(ratio)}")
+os.sched_setaffinity(0, everywhere)
+rates = {way: [bulk(way) for _ in range(5)] for way in WAYS}
+print(", ".join(f"{way} {statistics.median(values):.0f} MiB/s ({min(values):.0f} to {max(values):.0f})" for way, values in rates.items()))
