@@ -48,6 +48,10 @@ bench-idle *ARGS:
 bench-scrape *ARGS:
     python3 bench/scrape.py {{ARGS}}
 
+# What `forward stdio` adds to a message.
+bench-stdio *ARGS:
+    python3 bench/stdio.py {{ARGS}}
+
 # testssl.sh against a listener.
 scan-tls:
     bash tests/peers/testssl.sh

@@ -17,6 +17,8 @@ mod balancers;
 mod prometheus;
 #[path = "peers/schema.rs"]
 mod schema;
+#[path = "peers/stdio.rs"]
+mod stdio;
 #[path = "support/wait.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod wait;

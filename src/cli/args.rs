@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::admin::args::AdminArgs;
 use super::doctor::DoctorArgs;
+use super::forward::ForwardCommand;
 use super::health::HealthArgs;
 use crate::config::schema::{DRIVERS, WORKERS_MAX};
 use crate::config::{self, Sources};
@@ -35,6 +36,9 @@ pub enum Command {
     Reverse(Box<ServerArgs>),
     /// The same for many upstreams from a configuration file.
     Gateway(Box<ServerArgs>),
+    /// Stand in front of one server for one client on this machine
+    #[command(subcommand)]
+    Forward(ForwardCommand),
     /// Check a configuration, or show what holds.
     #[command(subcommand)]
     Config(ConfigCommand),

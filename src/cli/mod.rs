@@ -6,6 +6,7 @@ mod auth;
 mod config;
 mod demo;
 mod doctor;
+mod forward;
 mod health;
 mod print;
 mod serve;
@@ -46,6 +47,7 @@ pub fn run() -> Result<ExitCode, Failure> {
     match command {
         Some(Command::Reverse(args)) => serve::run(&args),
         Some(Command::Gateway(args)) => serve::run(&args),
+        Some(Command::Forward(command)) => forward::run(&command),
         Some(Command::Config(command)) => config::run(&command),
         Some(Command::Metrics) => print::print(&crate::telemetry::families::reference()),
         Some(Command::Auth(command)) => auth::run(&command),

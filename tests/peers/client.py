@@ -1,11 +1,13 @@
-"""The Python SDK drives a server: client.py URL http|sse; prints what it saw."""
+"""The Python SDK drives a server: client.py URL http|sse, or client.py COMMAND stdio for server-everything, the command as a
+JSON array; prints what it saw."""
 
 import asyncio
 import json
 import sys
 
-from mcp import ClientSession
+from mcp import ClientSession, StdioServerParameters
 from mcp.client.sse import sse_client
+from mcp.client.stdio import stdio_client
 
 try:
     from mcp.client.streamable_http import streamable_http_client as http_client
@@ -14,18 +16,26 @@ except ImportError:
 
 
 async def main(url: str, transport: str) -> None:
-    connect = sse_client if transport == "sse" else http_client
-    async with connect(url) as streams:
+    if transport == "stdio":
+        command, *arguments = json.loads(url)
+        connected = stdio_client(StdioServerParameters(command=command, args=arguments))
+        said = ("echo", {"message": "hello"})
+        slow = ("trigger-long-running-operation", {"duration": 0.2, "steps": 4})
+    else:
+        connected = (sse_client if transport == "sse" else http_client)(url)
+        said = ("echo", {"text": "hello"})
+        slow = ("slow", {"steps": 4, "interval": 5})
+    async with connected as streams:
         async with ClientSession(streams[0], streams[1]) as session:
             begun = await session.initialize()
             tools = await session.list_tools()
-            echo = await session.call_tool("echo", {"text": "hello"})
+            echo = await session.call_tool(*said)
             progress = []
 
             async def report(done, total, message) -> None:
                 progress.append(done)
 
-            await session.call_tool("slow", {"steps": 4, "interval": 5}, progress_callback=report)
+            await session.call_tool(*slow, progress_callback=report)
             resources = await session.list_resources()
             prompts = await session.list_prompts()
             info = getattr(begun, "serverInfo", None) or getattr(begun, "server_info")
