@@ -424,8 +424,21 @@ os.write(terminal, b'\\x03')
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 ";
     let server = "sh -c 'trap \"exit 5\" INT; echo ready; while :; do sleep 600 & wait $!; done'; exit $?";
-    let mut command = Command::new("python3");
-    command.args(["-c", script, env!("CARGO_BIN_EXE_shadowcat"), "forward", "stdio", "--", "sh", "-c"]);
+    // A lost interrupt would be waited for without end.
+    let mut command = Command::new("timeout");
+    command.args([
+        "--foreground",
+        "20",
+        "python3",
+        "-c",
+        script,
+        env!("CARGO_BIN_EXE_shadowcat"),
+        "forward",
+        "stdio",
+        "--",
+        "sh",
+        "-c",
+    ]);
     let done = command.arg(format!("trap : INT; {server}")).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&done.stdout), "5\n", "{}", String::from_utf8_lossy(&done.stderr));
 }
