@@ -404,8 +404,9 @@ fn a_client_that_ignores_sigchld_gets_exit_codes() {
     let program = env!("CARGO_BIN_EXE_shadowcat");
     let script =
         "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])";
-    let done =
-        Command::new("python3").args(["-c", script, program, "forward", "stdio", "--", "sh", "-c", "exit 3"]).output();
+    let done = Command::new("timeout")
+        .args(["20", "python3", "-c", script, program, "forward", "stdio", "--", "sh", "-c", "exit 3"])
+        .output();
     assert_eq!(done.unwrap().status.code(), Some(3));
 }
 
