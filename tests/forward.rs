@@ -404,8 +404,9 @@ fn a_client_that_ignores_sigchld_gets_exit_codes() {
     let program = env!("CARGO_BIN_EXE_shadowcat");
     let script =
         "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])";
-    let done =
-        Command::new("python3").args(["-c", script, program, "forward", "stdio", "--", "sh", "-c", "exit 3"]).output();
+    let done = Command::new("timeout")
+        .args(["20", "python3", "-c", script, program, "forward", "stdio", "--", "sh", "-c", "exit 3"])
+        .output();
     assert_eq!(done.unwrap().status.code(), Some(3));
 }
 
@@ -424,8 +425,21 @@ os.write(terminal, b'\\x03')
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 ";
     let server = "sh -c 'trap \"exit 5\" INT; echo ready; while :; do sleep 600 & wait $!; done'; exit $?";
-    let mut command = Command::new("python3");
-    command.args(["-c", script, env!("CARGO_BIN_EXE_shadowcat"), "forward", "stdio", "--", "sh", "-c"]);
+    // A lost interrupt would be waited for without end.
+    let mut command = Command::new("timeout");
+    command.args([
+        "--foreground",
+        "20",
+        "python3",
+        "-c",
+        script,
+        env!("CARGO_BIN_EXE_shadowcat"),
+        "forward",
+        "stdio",
+        "--",
+        "sh",
+        "-c",
+    ]);
     let done = command.arg(format!("trap : INT; {server}")).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&done.stdout), "5\n", "{}", String::from_utf8_lossy(&done.stderr));
 }
