@@ -284,7 +284,7 @@ fn signals_reach_the_server_once_and_only_the_server() {
         let script = format!(
             "sh -c 'trap \"echo other\" {name}; echo $$; while :; do sleep 600 & wait $!; done' &
              n=0; trap 'n=$((n + 1)); echo got {name} $n' {name}; echo ready
-             wait; kill -KILL $!; cat >/dev/null; exit {code}"
+             while [ $n = 0 ]; do sleep 0.05; done; kill -KILL $!; cat >/dev/null; exit {code}"
         );
         let mut forward = Forward::shell(LONG, &script);
         let mut begun = [forward.line(), forward.line()];
