@@ -11,6 +11,7 @@ use super::admin::args::AdminArgs;
 use super::doctor::DoctorArgs;
 use super::forward::ForwardCommand;
 use super::health::HealthArgs;
+use super::tape::args::TapeCommand;
 use crate::config::schema::{DRIVERS, WORKERS_MAX};
 use crate::config::{self, Sources};
 
@@ -39,6 +40,9 @@ pub enum Command {
     /// Stand in front of one server for one client on this machine
     #[command(subcommand)]
     Forward(ForwardCommand),
+    /// See recordings, turn them into other forms, delete them
+    #[command(subcommand)]
+    Tape(TapeCommand),
     /// Check a configuration, or show what holds.
     #[command(subcommand)]
     Config(ConfigCommand),
