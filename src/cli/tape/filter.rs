@@ -148,6 +148,13 @@ impl Sieve<'_> {
             }
         }
         about.wanted = self.wants(frame, &about);
+        // What has its answer is asked for no more.
+        if let Some(answered) = frame.answers.filter(|_| frame.message.is_some()) {
+            self.asked.forget(answered);
+        }
+        if let (Some(exchange), Some(Http::End { .. })) = (frame.exchange, &frame.http) {
+            self.exchanges.forget(exchange);
+        }
         about
     }
 
@@ -193,6 +200,16 @@ impl<T> Remembered<T> {
             && let Some(oldest) = self.order.pop_front()
         {
             self.values.remove(&oldest);
+        }
+    }
+
+    fn forget(&mut self, number: u64) {
+        if self.values.remove(&number).is_some() && self.order.front() == Some(&number) {
+            self.order.pop_front();
+        }
+        // What was forgotten out of order leaves its number behind.
+        while self.order.front().is_some_and(|oldest| !self.values.contains_key(oldest)) {
+            self.order.pop_front();
         }
     }
 

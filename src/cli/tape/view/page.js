@@ -478,7 +478,7 @@ const tree = (value, key, depth) => {
       line.append(text);
       if (long) {
         const more = make("button", "act", `${amount(value.length - 2000, "more character")}`);
-        more.addEventListener("click", () => { text.textContent = JSON.stringify(value).replace(/\\n/g, "\n"); more.remove(); });
+        more.addEventListener("click", () => { text.textContent = plain(JSON.stringify(value).replace(/\\n/g, "\n")); more.remove(); });
         line.append(" ", more);
       }
     } else line.append(make("span", typeof value === "number" || value instanceof Exact ? "number" : "word", value instanceof Exact ? value.text : String(value)));
@@ -611,7 +611,7 @@ const overview = () => {
   const cards = make("div", "cards");
   const calls = [...byMethod.values()].reduce((sum, group) => sum + group.calls, 0);
   cards.append(
-    card(calls.toLocaleString("en"), "requests"), card(failures.length.toLocaleString("en"), "errors", failures.length ? "bad" : ""), card(clock(duration), "long"),
+    card(calls.toLocaleString("en"), "requests"), card(failures.length.toLocaleString("en"), "errors", failures.length ? "bad" : ""), card(clock(duration), "lasted"),
     card(ms(at(latencies, 0.5)), "half within"), card(ms(at(latencies, 0.99)), "99 % within"), card(unanswered.toLocaleString("en"), "without answer", unanswered ? "bad" : ""),
   );
   room.append(cards);
@@ -634,7 +634,7 @@ const overview = () => {
     const body = table.createTBody();
     for (const [name, group] of [...byMethod].sort((a, b) => b[1].calls - a[1].calls).slice(0, 40)) {
       const line = body.insertRow();
-      line.insertCell().textContent = name;
+      line.insertCell().append(plain(name));
       line.insertCell().textContent = group.calls.toLocaleString("en");
       const bad = line.insertCell();
       bad.textContent = group.bad ? String(group.bad) : "–";
@@ -674,7 +674,7 @@ const reset = () => {
 const methods = byId("method");
 methods.append(new Option("All methods and tools", ""));
 const groups = new Set(rows.map((row) => row.group).filter((group) => group !== undefined));
-for (const group of [...groups].sort()) methods.append(new Option(short(group, 60), group));
+for (const group of [...groups].sort()) methods.append(new Option(plain(short(group, 60)), group));
 methods.addEventListener("change", () => { wanted.method = methods.value; scroll.scrollTop = 0; choose(); });
 let later;
 byId("search").addEventListener("input", (event) => {
@@ -725,10 +725,10 @@ addEventListener("keydown", (event) => {
   if (event.key === "p" && rows[chosen]?.pair !== undefined) select(rows[chosen].pair);
 });
 
-byId("title").textContent = about.name ?? "Tape";
+byId("title").textContent = plain(about.name ?? "Tape");
 const behind = tape.server?.upstream ?? tape.server?.command?.join(" ") ?? "";
-byId("subtitle").textContent = [behind, moment(0)?.replace(/\.\d+ /, " "), amount(lines.length, "frame")].filter(Boolean).join("  ·  ");
-document.title = `${about.name ?? "Tape"} · shadowcat`;
+byId("subtitle").textContent = [behind, moment(0)?.replace(/\.\d+ /, " "), amount(lines.length, "frame")].filter(Boolean).map(plain).join("  ·  ");
+document.title = `${plain(about.name ?? "Tape")} · shadowcat`;
 overview();
 choose();
 const asked_for = Number(location.hash.slice(1));
