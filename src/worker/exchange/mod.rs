@@ -303,8 +303,7 @@ async fn finish(
     account::listen(exchange.account, answer, bytes.bytes(), is_stream);
     let settled = settle_session(exchange, lease, session, &mut reserved, answer, bytes.bytes(), initialize).await;
     let shown = settled.map_err(blame)?;
-    let begun: Rc<Cell<Option<OpenStream>>> = Rc::default();
-    let inspect = inspection(exchange, lease, session, reserved, is_stream, answer.status, &begun);
+    let (inspect, begun) = inspection(exchange, lease, session, reserved, is_stream, answer.status);
 
     let keep = request.keep_alive() && !upload.is_running() && !worker.is_draining();
     let announced = match framed.body {
@@ -325,7 +324,7 @@ async fn finish(
     let parts = Answer { bytes, head_len: answer.len, decoder, delivery, is_stream };
     let relayed =
         relay::answer(exchange, lease, out, parts, &mut standing.answered, inspect, &mut upload, &mut watch).await;
-    if let Some(stream) = begun.take() {
+    if let Some(stream) = begun.and_then(|begun| begun.take()) {
         // A 2024-11-05 session lives as long as its stream.
         session::end(worker, stream.id()).await?;
     }
@@ -392,6 +391,7 @@ async fn settle_session<'a>(
     }
 }
 
+/// What is looked for in the answer's body, and where a session that begins in it is left.
 fn inspection(
     exchange: &Exchange<'_>,
     lease: &Lease,
@@ -399,15 +399,15 @@ fn inspection(
     reserved: Option<Reservation>,
     is_stream: bool,
     status: u16,
-    begun: &Rc<Cell<Option<OpenStream>>>,
-) -> Inspect {
+) -> (Inspect, Option<Rc<Cell<Option<OpenStream>>>>) {
     let modern = exchange.era() == Era::Modern;
     if is_stream && status == 200 && exchange.request.method() == Method::Get && session.is_none() {
-        Inspect::endpoint(lease.index, reserved, begun.clone())
+        let begun = Rc::default();
+        (Inspect::endpoint(lease.index, reserved, Rc::clone(&begun)), Some(begun))
     } else if modern && exchange.view.view.upstreams.len() > 1 {
-        Inspect::state(lease.index, is_stream)
+        (Inspect::state(lease.index, is_stream), None)
     } else {
-        Inspect::Nothing
+        (Inspect::Nothing, None)
     }
 }
 
