@@ -36,6 +36,9 @@ use crate::base::SessionId;
 
 /// What an origin server is, besides HTTP.
 pub trait Service: Send + Sync + 'static {
+    /// Bytes of one request body, decoded.
+    const BODY_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
     /// Answers one request, on the thread of its connection. `json` is room to write a body in; `out` gets the HTTP answer
     /// if that is all ([`Next::Answered`]), else nothing.
     fn answer(self: &Arc<Self>, request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next;
