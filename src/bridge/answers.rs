@@ -29,12 +29,17 @@ impl Asked<'_> {
 
     /// `id`: JSON of the id of the message that is refused, where there is one.
     pub fn refuse(&mut self, status: u16, id: Option<&str>, code: i32, reason: &str) -> Next {
-        self.say(status, id, code, reason, None)
+        self.say(status, id, code, reason, None, None)
+    }
+
+    /// As [`refuse`](Asked::refuse); `data` is JSON.
+    pub fn refuse_with(&mut self, status: u16, id: Option<&str>, code: i32, reason: &str, data: &str) -> Next {
+        self.say(status, id, code, reason, Some(data), None)
     }
 
     /// 503, and when to ask again.
     pub fn refuse_for_now(&mut self, id: Option<&str>, reason: &str, seconds: u32) -> Next {
-        self.say(503, id, code::INTERNAL_ERROR, reason, Some(seconds))
+        self.say(503, id, code::INTERNAL_ERROR, reason, None, Some(seconds))
     }
 
     /// No server was started for this.
@@ -64,9 +69,17 @@ impl Asked<'_> {
         }
     }
 
-    fn say(&mut self, status: u16, id: Option<&str>, code: i32, reason: &str, retry_after: Option<u32>) -> Next {
+    fn say(
+        &mut self,
+        status: u16,
+        id: Option<&str>,
+        code: i32,
+        reason: &str,
+        data: Option<&str>,
+        retry_after: Option<u32>,
+    ) -> Next {
         self.json.clear();
-        jsonrpc::error(self.json, id.map(str::as_bytes), code, reason, None);
+        jsonrpc::error(self.json, id.map(str::as_bytes), code, reason, data);
         origin::answer(self.out, status, Reply { retry_after, ..Reply::to(self.request) }, self.json);
         Next::Answered
     }

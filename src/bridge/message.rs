@@ -10,10 +10,15 @@ use serde_json::value::RawValue;
 pub struct Parts<'a> {
     /// Modern requests say their version.
     pub version: Option<Cow<'a, str>>,
+    /// Modern requests say what their client can do.
+    pub capabilities: bool,
     pub progress_token: Option<&'a RawValue>,
     pub subscription: Option<&'a RawValue>,
     /// A modern request wants log messages.
     pub logs: bool,
+    /// Of the tool, and for it.
+    pub name: Option<Cow<'a, str>>,
+    pub arguments: Option<&'a RawValue>,
     /// Of `notifications/progress`.
     pub token: Option<&'a RawValue>,
     /// Of `notifications/cancelled`.
@@ -33,12 +38,18 @@ struct Outer<'a> {
     request_id: Option<&'a RawValue>,
     #[serde(borrow, default)]
     protocol_version: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    name: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    arguments: Option<&'a RawValue>,
 }
 
 #[derive(Default, Deserialize)]
 struct Meta<'a> {
     #[serde(borrow, default, rename = "io.modelcontextprotocol/protocolVersion")]
     version: Option<Cow<'a, str>>,
+    #[serde(borrow, default, rename = "io.modelcontextprotocol/clientCapabilities")]
+    capabilities: Option<&'a RawValue>,
     #[serde(borrow, default, rename = "progressToken")]
     progress_token: Option<&'a RawValue>,
     #[serde(borrow, default, rename = "io.modelcontextprotocol/subscriptionId")]
@@ -56,9 +67,12 @@ impl<'a> Parts<'a> {
         let text = |raw: &'a RawValue| serde_json::from_str(raw.get()).ok().map(|Text(text)| text);
         Some(Parts {
             version: meta.version.filter(|version| !version.is_empty()),
+            capabilities: meta.capabilities.is_some_and(|raw| raw.get().starts_with('{')),
             progress_token: meta.progress_token,
             subscription: meta.subscription,
             logs: meta.log_level.is_some(),
+            name: outer.name.and_then(text),
+            arguments: outer.arguments,
             token: outer.progress_token,
             request_id: outer.request_id,
             protocol_version: outer.protocol_version.and_then(text),

@@ -4,7 +4,8 @@
 //! origin      connections, heads and bodies, streams (a module of its own)
 //! service     paths, methods, which era                                  (answers: what is said to one request)
 //! ├ legacy    one process a session: ids as they are                     (session: calls, and where messages go)
-//! └ modern    one process for all: ids of ours                           (shared: its calls, and when it is started anew)
+//! └ modern    one process for all: ids of ours                           (shared: its calls, and when it is started anew;
+//!                                                                         parameters: headers that mirror those of tools)
 //! process     a server that runs: what waits to be written, what it says (queue)
 //! message     what of a message matters here, and putting other values in its text
 //! ```
@@ -15,6 +16,7 @@ mod answers;
 mod legacy;
 mod message;
 mod modern;
+mod parameters;
 mod process;
 mod queue;
 mod service;

@@ -7,18 +7,37 @@ use super::answers::{self, Asked};
 use super::message::{Parts, error_code};
 use super::shared::{NotTaken, Open};
 use crate::net::within;
+use crate::origin::message::MODERN_VERSION;
 use crate::origin::{Late, Next, Outgoing, Whole};
 use crate::wire::jsonrpc;
 use crate::wire::mcp::code;
 
 /// How long a server that has never answered may think about whether it knows this era. Some that do not never answer, and
 /// clients take an error for the advice to begin in the other era.
-const DISCOVERY: Duration = Duration::from_secs(20);
+const DISCOVERY: Duration = Duration::from_secs(10);
 
 const SPEAKS_OTHER: &str = "Method not found: the server does not answer requests of this protocol version";
 
 pub fn request(server: &Server, asked: &mut Asked<'_>, text: &str, id: &str, method: &str, parts: &Parts<'_>) -> Next {
-    let call = match server.shared.call(text, id, parts) {
+    // Over stdin and stdout, servers look at a version when they are first asked, and at none of this later.
+    if let Some(version) = parts.version.as_deref().filter(|version| *version != MODERN_VERSION) {
+        let mut data = format!("{{\"supported\":[\"{MODERN_VERSION}\"],\"requested\":").into_bytes();
+        jsonrpc::string(&mut data, version);
+        data.push(b'}');
+        let data = String::from_utf8(data).expect("text of text");
+        let reason = "Unsupported protocol version";
+        return asked.refuse_with(400, Some(id), code::UNSUPPORTED_VERSION, reason, &data);
+    }
+    if !parts.capabilities {
+        let reason = "Invalid params: _meta lacks io.modelcontextprotocol/clientCapabilities";
+        return asked.refuse(400, Some(id), code::INVALID_PARAMS, reason);
+    }
+    if method == "tools/call"
+        && let Err(why) = server.shared.check_parameters(asked.request, parts)
+    {
+        return asked.refuse(400, Some(id), code::HEADER_MISMATCH, &why);
+    }
+    let call = match server.shared.call(text, id, method, parts) {
         Ok(call) => call,
         Err(NotTaken::SpeaksOther) => return asked.refuse(404, Some(id), code::METHOD_NOT_FOUND, SPEAKS_OTHER),
         Err(NotTaken::Resting { seconds, why }) => {

@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::message::{self, Parts};
+use super::parameters::Parameters;
 use super::process::{Children, Lines, NotStarted};
 use super::queue::{Queue, Refused};
 use crate::net::{spawn, within};
 use crate::origin::message::{Message, batch, is_batch, parse};
-use crate::origin::{EventLog, Reader};
+use crate::origin::{EventLog, Reader, Request};
 use crate::wire::jsonrpc;
 use crate::wire::mcp::code;
 
@@ -30,6 +31,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 pub struct Shared {
     children: Arc<Children>,
     state: Arc<Mutex<State>>,
+    /// Of the command, whichever process said so.
+    parameters: Arc<Mutex<Parameters>>,
 }
 
 enum State {
@@ -58,6 +61,7 @@ struct Run {
     /// The pause before it was started.
     pause: Duration,
     calls: Mutex<Calls>,
+    parameters: Arc<Mutex<Parameters>>,
 }
 
 #[derive(Default)]
@@ -71,6 +75,8 @@ struct Waiting {
     id: Box<str>,
     token: Option<Box<str>>,
     logs: bool,
+    /// It is `tools/list`.
+    lists_tools: bool,
     log: Arc<EventLog>,
 }
 
@@ -114,11 +120,20 @@ impl Drop for Open {
 
 impl Shared {
     pub fn new(children: Arc<Children>) -> Shared {
-        Shared { children, state: Arc::new(Mutex::new(State::Resting(Rest::default()))) }
+        Shared { children, state: Arc::new(Mutex::new(State::Resting(Rest::default()))), parameters: Arc::default() }
+    }
+
+    /// Holds a call of a tool against the headers that mirror its arguments.
+    ///
+    /// # Errors
+    /// Which header is not what the body says.
+    pub fn check_parameters(&self, request: &Request<'_>, parts: &Parts<'_>) -> Result<(), String> {
+        let Some(tool) = &parts.name else { return Ok(()) };
+        lock(&self.parameters).check(tool, parts.arguments, |name| request.other(name.as_bytes()).map_err(drop))
     }
 
     /// Sends a request; starts the process if it does not run.
-    pub fn call(&self, text: &str, id: &str, parts: &Parts<'_>) -> Result<Taken, NotTaken> {
+    pub fn call(&self, text: &str, id: &str, method: &str, parts: &Parts<'_>) -> Result<Taken, NotTaken> {
         let run = self.run()?;
         let mut calls = run.calls();
         if calls.waiting.len() >= CALLS_MAX {
@@ -135,7 +150,8 @@ impl Shared {
         let log = EventLog::plain();
         let reader = log.attach(None);
         let token = parts.progress_token.map(|token| token.get().into());
-        calls.waiting.insert(number, Waiting { id: id.into(), token, logs: parts.logs, log });
+        let lists_tools = method == "tools/list";
+        calls.waiting.insert(number, Waiting { id: id.into(), token, logs: parts.logs, lists_tools, log });
         drop(calls);
         Ok(Taken { reader, open: Open { run, number } })
     }
@@ -170,6 +186,7 @@ impl Shared {
             ending: AtomicBool::default(),
             pause,
             calls: Mutex::default(),
+            parameters: self.parameters.clone(),
         });
         *state = State::Running(run.clone());
         spawn(listen(self.state.clone(), run.clone(), lines));
@@ -177,7 +194,7 @@ impl Shared {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     // No code that holds the lock can leave the state half changed.
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -223,6 +240,9 @@ impl Run {
                 // What a client that takes nothing loses for it are the oldest events.
                 let _ = within(PATIENCE, log.room()).await;
                 let Some(waiting) = self.calls().waiting.remove(&number) else { return };
+                if let (true, Some(result)) = (waiting.lists_tools, result) {
+                    lock(&self.parameters).learn(result);
+                }
                 let mut changes = vec![(id, waiting.id.to_string())];
                 let subscription = Parts::of(result).and_then(|parts| parts.subscription).map(|raw| raw.get());
                 let is_own = |raw: &&str| raw.parse() == Ok(number);

@@ -6,7 +6,7 @@
 //!   Service     what the server at hand says to a request          -> Next
 //! relay       an event log to the client
 //! events      one stream's events, resumable                       (streams: those of a session)
-//! message     JSON-RPC as clients send it
+//! message     JSON-RPC as clients send it                         (mirrored: headers that repeat parts of it)
 //! local       who may ask where nobody stands in front            (refusal: whole answers that say no)
 //! ```
 //!
@@ -17,6 +17,7 @@ mod events;
 mod http;
 pub mod local;
 pub mod message;
+pub mod mirrored;
 pub mod refusal;
 mod relay;
 mod server;
