@@ -103,6 +103,11 @@ impl Stream {
         Ok(Stream::plain(Socket::adopt(stream)?))
     }
 
+    /// One end of a pair of sockets of this machine: nothing that is done with it asks for addresses.
+    pub fn adopt_local(stream: std::os::unix::net::UnixStream) -> io::Result<Stream> {
+        Stream::adopt(std::os::fd::OwnedFd::from(stream).into())
+    }
+
     /// To put TLS over it.
     pub(super) fn into_socket(mut self) -> io::Result<Socket> {
         match std::mem::replace(self.io.get_mut(), Io::Gone) {
