@@ -43,7 +43,7 @@ pub struct Args {
     pub connections: Option<u64>,
 
     /// Take the place of the scenario's rate, a second (of a scenario with one group of users)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub rate: Option<f64>,
 
     /// Threads that make the load

@@ -44,8 +44,10 @@ fn described(users: &Users) -> String {
         Pace::Ramp { from, to, steps, .. } => format!("ramp from {from}/s to {to}/s in {steps} steps"),
     };
     let mut text = format!("{} connections, {pace}, MCP {}", users.connections, users.version);
-    if users.requests_per_connection > 0 {
-        text += &format!(", {} requests a connection", users.requests_per_connection);
+    match users.requests_per_connection {
+        0 => {}
+        1 => text += ", a connection for each request",
+        many => text += &format!(", {many} requests a connection"),
     }
     text
 }
