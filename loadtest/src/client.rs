@@ -21,6 +21,8 @@ const LARGE_BYTES: usize = 128 * 1024;
 const PIECE_BYTES: usize = 64 * 1024;
 /// Of a slow reader, how often it reads.
 const READS_A_SECOND: u64 = 20;
+/// How often somebody who follows a stream asks whether it has been long enough.
+const SLICE: Duration = Duration::from_millis(50);
 /// What a slow reader's kernel takes in advance, bytes.
 const SLOW_WINDOW_BYTES: usize = 16 * 1024;
 
@@ -67,6 +69,16 @@ pub struct Client {
     served: u32,
     /// How long the last connection took to make, until somebody asks.
     pub connected: Option<u64>,
+}
+
+/// How a stream is followed.
+pub struct Follow<'a> {
+    /// Bytes a second that are read at most.
+    pub rate: Option<u64>,
+    /// Told what there is so far.
+    pub each: &'a mut dyn FnMut(&Streamed),
+    /// Asked every now and then.
+    pub is_over: &'a dyn Fn() -> bool,
 }
 
 /// What a stream came to.
@@ -230,30 +242,20 @@ impl Client {
     ///
     /// # Errors
     /// It broke.
-    pub async fn follow(
-        &mut self,
-        until: Duration,
-        rate: Option<u64>,
-        each: &mut dyn FnMut(&Streamed),
-    ) -> Result<Streamed, Fault> {
-        let result = self.try_follow(until, rate, each).await;
+    pub async fn follow(&mut self, follow: Follow<'_>) -> Result<Streamed, Fault> {
+        let result = self.try_follow(follow).await;
         self.close();
         result
     }
 
-    async fn try_follow(
-        &mut self,
-        until: Duration,
-        rate: Option<u64>,
-        each: &mut dyn FnMut(&Streamed),
-    ) -> Result<Streamed, Fault> {
+    async fn try_follow(&mut self, follow: Follow<'_>) -> Result<Streamed, Fault> {
         let mut streamed = Streamed::default();
         let mut events = EventReader::default();
         let broken = |error: &dyn std::fmt::Display| Fault::new(Kind::Http, error.to_string());
         let (Some(mut body), Some(stream)) = (self.reader.stream_body(), &self.stream) else {
             return Err(Fault::new(Kind::Closed, ""));
         };
-        let mut over = pin!(net::sleep(until));
+        let mut slice = Box::pin(net::sleep(SLICE));
         loop {
             if !self.input.is_empty() {
                 let decoded = body.decode(self.input.bytes_mut()).map_err(|error| broken(&error))?;
@@ -264,20 +266,24 @@ impl Client {
                 while events.next_event().is_some() {
                     streamed.events += 1;
                 }
-                each(&streamed);
+                (follow.each)(&streamed);
                 if body.is_done() {
                     streamed.ended = true;
                     return Ok(streamed);
                 }
             }
-            if let Either::First(()) = race(over.as_mut(), pin!(async { drop(stream.readable().await) })).await {
-                return Ok(streamed);
-            }
-            let reading = pin!(stream.read(Buffer::small()));
-            // Over TLS a read that is dropped loses bytes; the connection ends with the stream.
-            let (read, back) = match race(over.as_mut(), reading).await {
-                Either::First(()) => return Ok(streamed),
-                Either::Second(read) => read,
+            let mut reading = pin!(async {
+                // Nobody who waits owns a buffer.
+                drop(stream.readable().await);
+                stream.read(Buffer::small()).await
+            });
+            let (read, back) = loop {
+                match race(slice.as_mut(), reading.as_mut()).await {
+                    Either::Second(read) => break read,
+                    // Over TLS a read that is dropped loses bytes; the connection ends with the stream.
+                    Either::First(()) if (follow.is_over)() => return Ok(streamed),
+                    Either::First(()) => slice = Box::pin(net::sleep(SLICE)),
+                }
             };
             self.input = back;
             match read {
@@ -286,7 +292,7 @@ impl Client {
                     return Ok(streamed);
                 }
                 Ok(read) => {
-                    if let Some(rate) = rate {
+                    if let Some(rate) = follow.rate {
                         net::sleep(Duration::from_nanos(read as u64 * 1_000_000_000 / rate)).await;
                     }
                 }

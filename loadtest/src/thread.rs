@@ -155,7 +155,7 @@ impl Thread {
             self.over.set(self.plan.clock.now() > deadline);
             net::sleep(Duration::from_millis(2)).await;
         }
-        if !self.plan.stop.load(Relaxed) {
+        if !self.is_stopped() {
             let owed: u64 = self.schedules.borrow_mut().iter_mut().map(Schedule::owed).sum();
             self.tally.borrow_mut().unsent += owed;
         }
@@ -209,21 +209,17 @@ impl Thread {
 
     /// Until it is over; the CPU time of this thread meanwhile, ns.
     async fn tell_intervals(&self, news: &Sender<News>) -> u64 {
-        self.pacer.until(self.begin.get()).await;
+        self.wait(self.begin.get()).await;
         self.interval.take();
         let before = cpu();
         let step = self.plan.interval.as_nanos() as u64;
         let count = (self.end.get() - self.begin.get()) / step;
         for number in 0..count {
-            let at = self.begin.get() + (number + 1) * step;
-            while self.plan.clock.now() < at && !self.plan.stop.load(Relaxed) {
-                self.pacer.until(at.min(self.plan.clock.now() + SWEEP.as_nanos() as u64)).await;
+            if self.now() < self.begin.get() || !self.wait(self.begin.get() + (number + 1) * step).await {
+                break;
             }
             let interval = Interval { connections: self.open.get(), ..self.interval.take() };
             let _ = news.send(News::Interval { number: number as usize, interval });
-            if self.plan.stop.load(Relaxed) {
-                break;
-            }
         }
         cpu() - before
     }
@@ -236,14 +232,22 @@ impl Thread {
         self.end.get()
     }
 
-    /// Somebody waited for this in vain: it ended early.
-    pub fn due_is_over(&self, due: u64) -> bool {
-        self.plan.stop.load(Relaxed) || due >= self.end.get()
+    /// It was ended early.
+    pub fn is_stopped(&self) -> bool {
+        self.plan.stop.load(Relaxed)
+    }
+
+    /// Wait until then; false: in vain, for it was ended.
+    pub async fn wait(&self, at: u64) -> bool {
+        while self.now() < at && !self.is_stopped() {
+            self.pacer.until(at.min(self.now() + SWEEP.as_nanos() as u64)).await;
+        }
+        !self.is_stopped()
     }
 
     /// When the next request of this group is due.
     pub fn due(&self, group: usize) -> Option<u64> {
-        if self.plan.stop.load(Relaxed) {
+        if self.is_stopped() {
             return None;
         }
         self.schedules.borrow_mut()[group].take(self.now())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shadowcat::base::Secret;
 
 use crate::answer::Want;
-use crate::client::{Client, Streamed};
+use crate::client::{Client, Follow, Streamed};
 use crate::fault::{Fault, Kind as Fail};
 use crate::message::{self, Body, Head, Message, Verb};
 use crate::scenario::{Call, Kind, Pace, Steps, Users, Work};
@@ -94,8 +94,7 @@ impl User {
         let weights: u64 = users.work.iter().map(|work| u64::from(work.weight)).sum();
         while let Some(due) = thread.due(self.group) {
             if due > thread.now() {
-                thread.pacer.until(due).await;
-                if thread.due_is_over(due) {
+                if !thread.wait(due).await {
                     return;
                 }
                 thread.late(due);
@@ -122,7 +121,7 @@ impl User {
         let left = Duration::from_nanos(thread.end().saturating_sub(thread.now()));
         let wait = think.max(rest).min(left);
         if !wait.is_zero() {
-            thread.pacer.until(thread.now() + wait.as_nanos() as u64).await;
+            thread.wait(thread.now() + wait.as_nanos() as u64).await;
         }
     }
 
@@ -244,18 +243,21 @@ impl User {
         if !self.ask(thread, message, Ask { operation, due, want: Want::Stream, rate, users }).await {
             return false;
         }
-        let left = Duration::from_nanos(thread.end().saturating_sub(thread.now()));
+        let opened = thread.now();
         let (mut events, mut bytes) = (0, 0);
-        let mut tell = |so_far: &Streamed| {
+        let mut each = |so_far: &Streamed| {
             thread.streamed(so_far.events - events, so_far.bytes - bytes);
             (events, bytes) = (so_far.events, so_far.bytes);
         };
-        let fault = match self.client.follow(hold.min(left), rate, &mut tell).await {
+        let was_held = |now: u64| now - opened >= hold.as_nanos() as u64;
+        let is_over = || was_held(thread.now()) || thread.now() >= thread.end() || thread.is_stopped();
+        let followed = self.client.follow(Follow { rate, each: &mut each, is_over: &is_over }).await;
+        let fault = match followed {
             Err(fault) => fault,
             Ok(streamed) if streamed.ended => {
                 Fault::new(Fail::StreamEnded, format!("after {} events", streamed.events))
             }
-            Ok(streamed) if streamed.events < events_min && hold <= left => {
+            Ok(streamed) if streamed.events < events_min && was_held(thread.now()) => {
                 Fault::new(Fail::FewEvents, format!("{} in {hold:?}, at least {events_min} wanted", streamed.events))
             }
             Ok(_) => return true,

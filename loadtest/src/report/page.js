@@ -114,6 +114,7 @@ function plot({ lines, x = {}, y = {}, height = 250, label }) {
             area.append(make("text", { x: across.to(at), y: inner.height + 18, "text-anchor": "middle" }, text));
             if (x.log || x.ticks) area.append(make("line", { class: "gridline", x1: across.to(at), x2: across.to(at), y1: 0, y2: inner.height }));
         }
+        for (const at of x.rounds ?? []) area.append(make("line", { class: "round", x1: across.to(at), x2: across.to(at), y1: 0, y2: inner.height }));
         area.append(make("line", { class: "axis", x1: 0, x2: inner.width, y1: inner.height, y2: inner.height }));
         const drawn = make("g", { "clip-path": `url(#${clip})` });
         for (const line of shown) {
@@ -205,11 +206,15 @@ function chosen(title, note, wide, choices, first, draw) {
 
 const lineOf = (target, points, more = {}) => ({ name: target.name, colour: target.colour, dash: target.direct, points, ...more });
 const overTime = (target, value) => target.series.map((point, i) => [(i + 1) * target.interval_s, value(point)]);
-const seconds = { format: (value) => `${rate(value)} s`, tip: (value) => `${value.toFixed(1)} s`, low: 0 };
+// One round stands behind the other.
+const perRound = Math.min(...targets.map((target) => (target.series.length * target.interval_s) / target.rounds.length));
+const rounds = Array.from({ length: Math.min(...targets.map((target) => target.rounds.length)) - 1 }, (_, i) => (i + 1) * perRound);
+const seconds = { format: (value) => `${rate(value)} s`, tip: (value) => `${value.toFixed(1)} s`, low: 0, rounds };
+const timeNote = (note) => (rounds.length ? `${note}; dotted lines part the rounds` : note);
 
 function latencyOverTime() {
     const choices = [["p50", "p50"], ["p90", "p90"], ["p99", "p99"], ["max", "max"]];
-    return chosen("Latency over time", "of the answers that came in each interval", true, choices, "p99", (key) => {
+    return chosen("Latency over time", timeNote("of the answers that came in each interval"), true, choices, "p99", (key) => {
         const lines = targets.map((target) => lineOf(target, overTime(target, (point) => point[key])));
         return [plot({ lines, x: seconds, y: { log: true, format: mark, tip: time }, height: 280, label: `${key} over time` }), legend(lines)];
     });
@@ -329,7 +334,7 @@ function generator() {
     return made;
 }
 
-function rounds() {
+function roundTable() {
     const rows = targets.flatMap((target) => target.rounds.map((round, i) => make("tr", {}, named(target, `${target.name}, ${i + 1}`), cell(`${count(round.rate)}/s`), cell(time(round.p50)), cell(time(round.p99)), cell(count(round.errors)))));
     return card("Rounds", "All targets in turn; whoever is first is another one each time.", true, table(["round", "answers", "p50", "p99", "errors"], rows));
 }
@@ -376,27 +381,26 @@ function tile(target) {
 }
 
 const some = (test) => targets.some(test);
+const halves = [
+    latencyByPercentile(),
+    distribution(),
+    ...(some((target) => target.steps.length) ? ramp() : []),
+    throughput(),
+    some((target) => target.events) ? eventsOverTime() : null,
+    some((target) => target.errors) ? errorsOverTime() : null,
+    connectionsOverTime(),
+].filter(Boolean);
+// No hole at the end.
+if (halves.length % 2) halves.at(-1).classList.add("wide");
+const tables = [
+    operations(),
+    some((target) => target.errors_by_kind.length) ? errors() : null,
+    some((target) => target.rounds.length > 1) ? roundTable() : null,
+    thresholds(),
+    generator(),
+];
 page.replaceChildren(
     head(),
     make("div", { class: "tiles" }, ...targets.map(tile)),
-    make(
-        "div",
-        { class: "grid" },
-        ...[
-            summary(),
-            latencyOverTime(),
-            latencyByPercentile(),
-            distribution(),
-            ...(some((target) => target.steps.length) ? ramp() : []),
-            throughput(),
-            some((target) => target.events) ? eventsOverTime() : null,
-            some((target) => target.errors) ? errorsOverTime() : null,
-            connectionsOverTime(),
-            operations(),
-            some((target) => target.errors_by_kind.length) ? errors() : null,
-            some((target) => target.rounds.length > 1) ? rounds() : null,
-            thresholds(),
-            generator(),
-        ].filter(Boolean),
-    ),
+    make("div", { class: "grid" }, summary(), latencyOverTime(), ...halves, ...tables.filter(Boolean)),
 );

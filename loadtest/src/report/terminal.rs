@@ -9,7 +9,7 @@ use crate::tally::Count;
 
 /// Widest bar, characters.
 const BAR: usize = 40;
-/// Rows of a histogram.
+/// More rows of a histogram than this, and each is twice as wide.
 const ROWS_MAX: usize = 24;
 
 pub fn text(scenario: &Scenario, outcomes: &[Outcome], verdicts: &[Verdict]) -> String {
@@ -127,15 +127,13 @@ fn histogram(out: &mut String, all: &Count) -> std::fmt::Result {
             nanoseconds(service as f64)
         )?;
     }
-    let parts = parts(&all.latency, 2.0);
+    let fine = parts(&all.latency, 2.0);
+    let parts = if fine.len() <= ROWS_MAX { fine } else { parts(&all.latency, 1.0) };
     let most = parts.iter().map(|(_, count)| *count).max().unwrap_or(1).max(1);
-    for (end, count) in parts.iter().take(ROWS_MAX) {
+    for (end, count) in &parts {
         let part = *count as f64 / all.latency.len() as f64;
         let share = if *count == 0 { "-".into() } else { format!("{:.2} %", part * 100.0) };
         writeln!(out, "  <{:>8}  {}{share:>9}", nanoseconds(*end), bar(*count as f64 / most as f64))?;
-    }
-    if let Some(rest) = parts.get(ROWS_MAX..).filter(|rest| !rest.is_empty()) {
-        writeln!(out, "  longer: {}", rest.iter().map(|(_, count)| count).sum::<u64>())?;
     }
     Ok(())
 }
