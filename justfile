@@ -12,13 +12,23 @@ fmt:
 lint:
     cargo fmt --all --check
     cargo clippy --all-targets -- -D warnings
+    cargo clippy -p loadtest --all-targets -- -D warnings
 
 test:
     cargo nextest run
+    cargo nextest run -p loadtest
 
 # One test binary, e.g. `just it streaming`.
 it FILTER="":
     cargo nextest run --test it {{FILTER}}
+
+# A load test; see docs/LOADTEST.md, e.g. `just load tools-call --target http://127.0.0.1:8080/mcp`.
+load *ARGS:
+    cargo run --release -p loadtest -- {{ARGS}}
+
+# The load generator beside wrk and h2load.
+load-compare *ARGS:
+    bash loadtest/compare.sh {{ARGS}}
 
 # CPU a request against nginx on this machine; see bench/README.md.
 bench-nginx *ARGS:

@@ -71,15 +71,17 @@ fields=("Content-Type: application/json" "Accept: application/json, text/event-s
 } >"$work/wrk.lua"
 
 # --- one round each: answers a second, p50 and p99 in us, CPU us a request
-cpu_of() { # COMMAND...: its user and system time, us, to a file; its output goes where the caller says
+cpu_of() { # COMMAND...: its user and its system time, us, to a file; its output goes where the caller says
     # (The builtin tells of children of the shell that runs it, so it may stand in no pipe.)
     times >"$work/before"; "$@"; times >"$work/after"
     tail -qn 1 "$work/before" "$work/after" | tr 'ms\n' '   ' |
-        awk '{print int((($5 - $1) * 60 + $6 - $2 + ($7 - $3) * 60 + $8 - $4) * 1e6)}' >"$work/cpu"
+        awk '{printf "%d %d\n", (($5 - $1) * 60 + $6 - $2) * 1e6, (($7 - $3) * 60 + $8 - $4) * 1e6}' >"$work/cpu"
 }
+user() { cut -d' ' -f1 "$work/cpu"; }
+system() { cut -d' ' -f2 "$work/cpu"; }
 with_wrk() {
     cpu_of taskset -c 0 wrk -t1 -c"$connections" -d"${seconds}s" -s "$work/wrk.lua" "$url" 2>"$work/wrk.json" >/dev/null
-    jq -r --argjson cpu "$(cat "$work/cpu")" '[.requests / .seconds, .p50, .p99, $cpu / .requests, .bad] | @tsv' "$work/wrk.json"
+    jq -r --argjson user "$(user)" --argjson system "$(system)" '[.requests / .seconds, .p50, .p99, $user / .requests, $system / .requests, .bad] | @tsv' "$work/wrk.json"
 }
 with_h2load() {
     local words=(); for field in "${fields[@]}"; do words+=(-H "$field"); done
@@ -87,28 +89,29 @@ with_h2load() {
     # Its log has a line for each request: start, status, time in us.
     local bad; bad=$(awk '$2 != 200' "$work/h2load.log" | wc -l)
     awk '{print $3}' "$work/h2load.log" | sort -n >"$work/times"
-    awk -v cpu="$(cat "$work/cpu")" -v seconds="$seconds" -v bad="$bad" '{v[NR] = $1}
-        END {printf "%f\t%d\t%d\t%f\t%d\n", NR / seconds, v[int(NR * .5) + 1], v[int(NR * .99) + 1], cpu / NR, bad}' "$work/times"
+    awk -v user="$(user)" -v system_="$(system)" -v seconds="$seconds" -v bad="$bad" '{v[NR] = $1}
+        END {printf "%f\t%d\t%d\t%f\t%f\t%d\n", NR / seconds, v[int(NR * .5) + 1], v[int(NR * .99) + 1], user / NR, system_ / NR, bad}' "$work/times"
 }
 with_loadtest() { # DRIVER
     cpu_of taskset -c 0 target/release/loadtest tools-call --target "$url" --driver "$1" --connections "$connections" --warmup 0 \
         --duration "${seconds}s" --quiet --json - >"$work/loadtest.json"
-    jq -r --argjson cpu "$(cat "$work/cpu")" \
-        '.targets[0] | [.rate, .latency.p50 / 1e3, .latency.p99 / 1e3, $cpu / .requests, .errors] | @tsv' "$work/loadtest.json"
+    jq -r --argjson user "$(user)" --argjson system "$(system)" \
+        '.targets[0] | [.rate, .latency.p50 / 1e3, .latency.p99 / 1e3, $user / .requests, $system / .requests, .errors] | @tsv' "$work/loadtest.json"
 }
 one() { case $1 in wrk) with_wrk ;; h2load) with_h2load ;; *) with_loadtest "${1#loadtest-}" ;; esac; }
 
 names=(wrk h2load loadtest-epoll loadtest-io_uring)
-echo "$url, $connections connections, $rounds rounds of $seconds s; a second, p50 us, p99 us, CPU us a request, errors"
+echo "$url, $connections connections, $rounds rounds of $seconds s; a second, p50 us, p99 us, CPU us a request (user, system), errors"
 for round in $(seq "$rounds"); do
     for turn in 0 1 2 3; do
         name=${names[$(((turn + round) % 4))]}
-        one "$name" | tee -a "$work/$name.rows" | awk -v name="$name" -v round="$round" -F'\t' '{printf "%2d %-18s %8.0f %8.0f %8.0f %7.2f %d\n", round, name, $1, $2, $3, $4, $5}'
+        one "$name" | tee -a "$work/$name.rows" | awk -v name="$name" -v round="$round" -F'\t' '{printf "%2d %-18s %8.0f %8.0f %8.0f %7.2f %7.2f %d\n", round, name, $1, $2, $3, $4, $5, $6}'
     done
 done
 median() { cut -f"$2" "$work/$1.rows" | sort -g | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }
-spread() { cut -f"$2" "$work/$1.rows" | sort -g | awk '{v[NR] = $1} END {printf "%.2f to %.2f", v[1], v[NR]}'; }
-echo "median:"
+both() { awk -F'\t' '{print $4 + $5}' "$work/$1.rows" | sort -g | awk '{v[NR] = $1} END {printf "%.2f us (%.2f to %.2f)", v[int((NR + 1) / 2)], v[1], v[NR]}'; }
+echo "median (CPU: both, range of rounds; user, system):"
 for name in "${names[@]}"; do
-    printf '%-18s %8.0f/s p50 %6.0f us p99 %6.0f us CPU %6.2f us (%s)\n' "$name" "$(median "$name" 1)" "$(median "$name" 2)" "$(median "$name" 3)" "$(median "$name" 4)" "$(spread "$name" 4)"
+    printf '%-18s %8.0f/s  p50 %6.0f us  p99 %6.0f us  CPU %s; %.2f, %.2f\n' "$name" "$(median "$name" 1)" "$(median "$name" 2)" "$(median "$name" 3)" \
+        "$(both "$name")" "$(median "$name" 4)" "$(median "$name" 5)"
 done

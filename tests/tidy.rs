@@ -147,7 +147,8 @@ fn cores_do_no_io_and_read_no_clock() {
 #[test]
 fn nothing_is_left_open() {
     let banned = ["todo!(", "unimplemented!(", "FIXME", "XXX", "dbg!(", "#[ignore"];
-    for path in ["src", "tests", "fuzz", "bench", "examples", "loadtest"].iter().flat_map(|folder| files(folder, ".rs")) {
+    for path in ["src", "tests", "fuzz", "bench", "examples", "loadtest"].iter().flat_map(|folder| files(folder, ".rs"))
+    {
         if path.ends_with("tidy.rs") {
             continue;
         }
@@ -198,7 +199,8 @@ fn nothing_names_the_machine_it_was_made_on() {
         ["README.md", "CHANGELOG.md", "SECURITY.md", "Cargo.toml", "justfile", "Dockerfile", "docker-compose.yml"];
     let mut paths: Vec<PathBuf> = top.iter().map(|name| root().join(name)).collect();
     let endings = ["rs", "md", "toml", "sh", "mjs", "py", "json", "run", "yml", "yaml", "conf", "js", "css", "html"];
-    for folder in ["src", "docs", "config", "bench", "fuzz", "tests", "examples", "tuning", "deploy", "loadtest", ".ci"] {
+    for folder in ["src", "docs", "config", "bench", "fuzz", "tests", "examples", "tuning", "deploy", "loadtest", ".ci"]
+    {
         paths.extend(endings.iter().flat_map(|ending| files(folder, ending)));
     }
     paths.extend(files("systemd", ""));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use memchr::memmem;
+use memchr::memmem::Finder;
 use shadowcat::wire::answer::{Form, Listener, Said};
 use shadowcat::wire::http1::body::BodyDecoder;
 use shadowcat::wire::http1::framing::{self, BodyLength};
@@ -24,7 +24,7 @@ const INTERIM_MAX: u32 = 16;
 #[derive(Clone, Debug)]
 pub enum Want {
     /// To a request: the result for this id.
-    Result { id: Id, to_tool: bool, contains: Option<Arc<[u8]>> },
+    Result { id: Id, to_tool: bool, contains: Option<Arc<Finder<'static>>> },
     /// To a notification.
     Accepted,
     /// To a DELETE; a server may say that it lets nobody end a session (405).
@@ -212,18 +212,16 @@ impl Reader {
 
     fn judge(&mut self, body: &[u8]) -> Result<(), Fault> {
         let status = self.head.status;
-        let (id, to_tool, contains) = match &self.want {
-            Want::Result { id, to_tool, contains } => (*id, *to_tool, contains.clone()),
+        let wanted = match &self.want {
+            Want::Result { id, to_tool, contains } if status == 200 => {
+                Wanted { id, to_tool: *to_tool, contains: contains.as_deref() }
+            }
             Want::Accepted if matches!(status, 200 | 202 | 204) => return Ok(()),
             Want::Ended if matches!(status, 200 | 202 | 204 | 405) => return Ok(()),
             Want::Status(wanted) if *wanted == status => return Ok(()),
             Want::Stream if status == 200 => return Err(Fault::new(Kind::ContentType, "no event stream")),
             _ => return Err(Fault::showing(Kind::Status(status), body)),
         };
-        if status != 200 {
-            return Err(Fault::showing(Kind::Status(status), body));
-        }
-        let wanted = Wanted { id, to_tool, contains: contains.as_deref() };
         if self.is_events {
             return wanted.in_events(&mut self.peek, body);
         }
@@ -235,9 +233,9 @@ impl Reader {
 }
 
 struct Wanted<'a> {
-    id: Id,
+    id: &'a Id,
     to_tool: bool,
-    contains: Option<&'a [u8]>,
+    contains: Option<&'a Finder<'static>>,
 }
 
 impl Wanted<'_> {
@@ -253,14 +251,14 @@ impl Wanted<'_> {
         let mut listener = Listener::new(Form::Json, self.to_tool);
         listener.hear(message, true);
         Some(match listener.said() {
-            _ if peek.id() != Some(&self.id) => {
+            _ if peek.id() != Some(self.id) => {
                 let id = String::from_utf8_lossy(peek.id().unwrap_or(b"none"));
-                let wanted = String::from_utf8_lossy(&self.id);
+                let wanted = String::from_utf8_lossy(self.id);
                 Err(Fault::new(Kind::WrongId, format!("{id} where {wanted} was asked")))
             }
             Said::Error(code) => Err(Fault::showing(Kind::Rpc(code), message)),
             Said::ToolError => Err(Fault::showing(Kind::Tool, message)),
-            _ if self.contains.is_some_and(|text| memmem::find(message, text).is_none()) => {
+            _ if self.contains.is_some_and(|text| text.find(message).is_none()) => {
                 Err(Fault::showing(Kind::WrongResult, message))
             }
             _ => Ok(()),
@@ -325,7 +323,11 @@ mod tests {
     const RESULT: &str = r#"{"jsonrpc":"2.0","id":1000000007,"result":{"content":[{"type":"text","text":"hi"}]}}"#;
 
     fn want(contains: Option<&str>) -> Want {
-        Want::Result { id: id(7), to_tool: true, contains: contains.map(|text| Arc::from(text.as_bytes())) }
+        Want::Result {
+            id: id(7),
+            to_tool: true,
+            contains: contains.map(|text| Arc::new(Finder::new(text).into_owned())),
+        }
     }
 
     fn json(status: u16, body: &str) -> String {
@@ -418,7 +420,7 @@ mod tests {
         let mut reader = Reader::default();
         reader.begin(Want::Stream);
         let mut bytes = chunked("text/event-stream", "data: 1\n\n", 100).into_bytes();
-        let head = memmem::find(&bytes, b"\r\n\r\n").expect("a head") + 4;
+        let head = memchr::memmem::find(&bytes, b"\r\n\r\n").expect("a head") + 4;
         assert_eq!(reader.feed(&mut bytes).ok(), Some((head, Step::Done)));
         assert!(reader.verdict().is_ok() && reader.stream_body().is_some());
     }

@@ -110,9 +110,15 @@ impl Client {
     /// answer is for [`Reader::verdict`] to say.
     ///
     /// # Errors
-    /// There is no answer; the connection is gone.
-    pub async fn exchange(&mut self, message: &mut Message, want: Want, rate: Option<u64>) -> Result<(), Fault> {
-        let result = self.try_exchange(message, want, rate).await;
+    /// There is no answer in time, counted from `now`; the connection is gone.
+    pub async fn exchange(
+        &mut self,
+        message: &mut Message,
+        want: Want,
+        rate: Option<u64>,
+        now: u64,
+    ) -> Result<(), Fault> {
+        let result = self.try_exchange(message, want, rate, now).await;
         self.watch.by.set(0);
         if let Err(fault) = result {
             self.close();
@@ -140,7 +146,13 @@ impl Client {
         }
     }
 
-    async fn try_exchange(&mut self, message: &mut Message, want: Want, rate: Option<u64>) -> Result<(), Fault> {
+    async fn try_exchange(
+        &mut self,
+        message: &mut Message,
+        want: Want,
+        rate: Option<u64>,
+        now: u64,
+    ) -> Result<(), Fault> {
         self.reader.begin(want);
         // The other side may have ended what it kept open long enough; over TLS that shows only when it is read.
         let is_stale = |stream: &Stream| !stream.is_tls() && !stream.is_quiet();
@@ -148,7 +160,7 @@ impl Client {
             self.close();
             self.connect(rate.is_some()).await?;
         }
-        self.watch.by.set(self.clock.now() + self.dial.timeout.as_nanos() as u64);
+        self.watch.by.set(now + self.dial.timeout.as_nanos() as u64);
         let Some(stream) = &self.stream else { return Err(Fault::new(Kind::Closed, "")) };
         send(stream, message).await?;
         match rate {

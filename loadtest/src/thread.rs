@@ -246,11 +246,11 @@ impl Thread {
     }
 
     /// When the next request of this group is due.
-    pub fn due(&self, group: usize) -> Option<u64> {
+    pub fn due(&self, group: usize, now: u64) -> Option<u64> {
         if self.is_stopped() {
             return None;
         }
-        self.schedules.borrow_mut()[group].take(self.now())
+        self.schedules.borrow_mut()[group].take(now)
     }
 
     fn is_measured(&self, due: u64) -> bool {
@@ -297,8 +297,8 @@ impl Thread {
     }
 
     /// How late a request left that somebody waited to send.
-    pub fn late(&self, due: u64) {
-        let late = self.now().saturating_sub(due);
+    pub fn late(&self, due: u64, now: u64) {
+        let late = now.saturating_sub(due);
         if self.is_measured(due)
             && let Some(histogram) = &mut self.tally.borrow_mut().late
         {

@@ -31,6 +31,7 @@ pub struct User {
 struct Ask<'a> {
     operation: usize,
     due: u64,
+    sent: u64,
     want: Want,
     rate: Option<u64>,
     users: &'a Users,
@@ -59,7 +60,7 @@ impl User {
             for call in subscriptions.flatten() {
                 let mut message = self.message(thread, users, Verb::Post, Some(&call.body), None);
                 let want = self.want(call, &mut message);
-                self.unmeasured(users, &mut message, want).await?;
+                self.unmeasured(thread, users, &mut message, want).await?;
             }
         }
         self.prepare(thread, users);
@@ -70,10 +71,10 @@ impl User {
         self.session = None;
         let mut message = self.message(thread, users, Verb::Post, Some(&users.initialize), None);
         let want = self.result(&mut message);
-        self.unmeasured(users, &mut message, want).await?;
+        self.unmeasured(thread, users, &mut message, want).await?;
         self.session = self.client.reader.session().map(str::to_owned);
         let mut message = self.message(thread, users, Verb::Post, Some(&users.initialized), None);
-        self.unmeasured(users, &mut message, Want::Accepted).await
+        self.unmeasured(thread, users, &mut message, Want::Accepted).await
     }
 
     /// End the session.
@@ -82,7 +83,7 @@ impl User {
         let users = &plan.scenario.users[self.group];
         if users.sessions && self.session.is_some() {
             let mut message = self.message(thread, users, Verb::Delete, None, None);
-            drop(self.unmeasured(users, &mut message, Want::Ended).await);
+            drop(self.unmeasured(thread, users, &mut message, Want::Ended).await);
         }
         self.client.close();
     }
@@ -92,12 +93,15 @@ impl User {
         let plan = thread.plan.clone();
         let users = &plan.scenario.users[self.group];
         let weights: u64 = users.work.iter().map(|work| u64::from(work.weight)).sum();
-        while let Some(due) = thread.due(self.group) {
-            if due > thread.now() {
+        loop {
+            let mut now = thread.now();
+            let Some(due) = thread.due(self.group, now) else { return };
+            if due > now {
                 if !thread.wait(due).await {
                     return;
                 }
-                thread.late(due);
+                now = thread.now();
+                thread.late(due, now);
             }
             let work = choose(users, thread.random.next() % weights);
             if users.sessions && self.session.is_none() && self.failures > 0 {
@@ -106,7 +110,7 @@ impl User {
                     self.client.close();
                 }
             }
-            let is_fine = self.perform(thread, users, work, due).await;
+            let is_fine = self.perform(thread, users, work, [due, now]).await;
             self.failures = if is_fine { 0 } else { self.failures + 1 };
             self.pause(thread, users).await;
         }
@@ -125,20 +129,22 @@ impl User {
         }
     }
 
-    async fn perform(&mut self, thread: &Thread, users: &Users, index: usize, due: u64) -> bool {
+    async fn perform(&mut self, thread: &Thread, users: &Users, index: usize, [due, sent]: [u64; 2]) -> bool {
         let work = &users.work[index];
         match &work.kind {
-            Kind::LifeCycle { calls, steps } => self.life_cycle(thread, users, work, *calls, *steps, due).await,
+            Kind::LifeCycle { calls, steps } => {
+                self.life_cycle(thread, users, work, (*calls, *steps), [due, sent]).await
+            }
             Kind::Request | Kind::Stream { .. } => {
                 let mut message = std::mem::replace(&mut self.messages[index], Message::empty());
                 let fine = match work.kind {
                     Kind::Stream { hold, events_min, .. } => {
-                        self.stream(thread, users, work, &mut message, due, hold, events_min).await
+                        self.stream(thread, users, work, &mut message, [due, sent], (hold, events_min)).await
                     }
                     _ => {
                         let want = self.want(&work.call, &mut message);
                         let (operation, rate) = (work.operation, work.call.read_rate);
-                        self.ask(thread, &mut message, Ask { operation, due, want, rate, users }).await
+                        self.ask(thread, &mut message, Ask { operation, due, sent, want, rate, users }).await
                     }
                 };
                 self.messages[index] = message;
@@ -149,9 +155,9 @@ impl User {
 
     /// One request, measured; whether the answer was right.
     async fn ask(&mut self, thread: &Thread, message: &mut Message, ask: Ask<'_>) -> bool {
-        let sent = thread.now();
+        let sent = ask.sent;
         let is_stream = matches!(ask.want, Want::Stream);
-        let exchanged = self.client.exchange(message, ask.want, ask.rate).await;
+        let exchanged = self.client.exchange(message, ask.want, ask.rate, sent).await;
         let done = thread.now();
         if let Some(took) = self.client.connected.take() {
             thread.good(ask.users.connecting, [sent, sent, sent + took], 0);
@@ -174,8 +180,14 @@ impl User {
     }
 
     /// A request that nobody measures.
-    async fn unmeasured(&mut self, users: &Users, message: &mut Message, want: Want) -> Result<(), Fault> {
-        let exchanged = self.client.exchange(message, want, None).await;
+    async fn unmeasured(
+        &mut self,
+        thread: &Thread,
+        users: &Users,
+        message: &mut Message,
+        want: Want,
+    ) -> Result<(), Fault> {
+        let exchanged = self.client.exchange(message, want, None, thread.now()).await;
         self.client.connected = None;
         let verdict = exchanged.and_then(|()| self.client.reader.verdict());
         self.client.settle(users.requests_per_connection);
@@ -188,21 +200,20 @@ impl User {
         thread: &Thread,
         users: &Users,
         work: &Work,
-        calls: u32,
-        steps: Steps,
-        due: u64,
+        (calls, steps): (u32, Steps),
+        [due, sent]: [u64; 2],
     ) -> bool {
-        let begun = thread.now();
         self.session = None;
         let mut message = self.message(thread, users, Verb::Post, Some(&users.initialize), None);
         let want = self.result(&mut message);
-        let mut fine =
-            self.ask(thread, &mut message, Ask { operation: steps.initialize, due, want, rate: None, users }).await;
+        let mut fine = self
+            .ask(thread, &mut message, Ask { operation: steps.initialize, due, sent, want, rate: None, users })
+            .await;
         if fine {
             self.session = self.client.reader.session().map(str::to_owned);
             let mut message = self.message(thread, users, Verb::Post, Some(&users.initialized), None);
             let (due, want) = (thread.now(), Want::Accepted);
-            let ask = Ask { operation: steps.initialized, due, want, rate: None, users };
+            let ask = Ask { operation: steps.initialized, due, sent: due, want, rate: None, users };
             fine = self.ask(thread, &mut message, ask).await;
             let mut message = self.message(thread, users, Verb::Post, Some(&work.call.body), Some(&work.call));
             for _ in 0..calls {
@@ -210,37 +221,37 @@ impl User {
                     break;
                 }
                 let (due, want) = (thread.now(), self.want(&work.call, &mut message));
-                let ask = Ask { operation: steps.call, due, want, rate: work.call.read_rate, users };
+                let ask = Ask { operation: steps.call, due, sent: due, want, rate: work.call.read_rate, users };
                 fine = self.ask(thread, &mut message, ask).await;
             }
         }
         if self.session.is_some() {
             let mut message = self.message(thread, users, Verb::Delete, None, None);
             let (due, want) = (thread.now(), Want::Ended);
-            fine &= self.ask(thread, &mut message, Ask { operation: steps.delete, due, want, rate: None, users }).await;
+            fine &= self
+                .ask(thread, &mut message, Ask { operation: steps.delete, due, sent: due, want, rate: None, users })
+                .await;
         }
         self.session = None;
         if fine {
-            thread.good(work.operation, [due, begun, thread.now()], 0);
+            thread.good(work.operation, [due, sent, thread.now()], 0);
         }
         fine
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a stream is made of")]
     async fn stream(
         &mut self,
         thread: &Thread,
         users: &Users,
         work: &Work,
         message: &mut Message,
-        due: u64,
-        hold: Duration,
-        events_min: u64,
+        [due, sent]: [u64; 2],
+        (hold, events_min): (Duration, u64),
     ) -> bool {
         let id = self.next_id();
         message.set_id(&id);
         let (operation, rate) = (work.operation, work.call.read_rate);
-        if !self.ask(thread, message, Ask { operation, due, want: Want::Stream, rate, users }).await {
+        if !self.ask(thread, message, Ask { operation, due, sent, want: Want::Stream, rate, users }).await {
             return false;
         }
         let opened = thread.now();

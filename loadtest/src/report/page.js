@@ -319,7 +319,7 @@ function thresholds() {
     const rows = data.thresholds.map((one) =>
         make("tr", {}, named(targets.find((target) => target.name === one.target) ?? targets[0], one.target), cell(one.what, { class: "left" }), cell(one.wanted), cell(one.found), cell(one.passed ? "passed" : "failed", { class: one.passed ? "right" : "wrong" })),
     );
-    return card("Thresholds", "", false, table(["target", make("th", { class: "left" }, "what"), "wanted", "found", ""], rows));
+    return card("Thresholds", "", true, table(["target", make("th", { class: "left" }, "what"), "wanted", "found", ""], rows));
 }
 
 function generator() {
@@ -329,7 +329,7 @@ function generator() {
     });
     const busy = targets.some((target) => target.generator.busy > 0.9);
     const note = busy ? "The generator itself was at its limit: these are no figures of the target." : "Late: how long after it was due a request left that somebody waited to send.";
-    const made = card("The generator", note, false, table(["target", "driver", "threads", "CPU a request", "busy", "late p50 / p99", "unsent"], rows));
+    const made = card("The generator", note, true, table(["target", "driver", "threads", "CPU a request", "busy", "late p50 / p99", "unsent"], rows));
     if (busy) made.classList.add("warning");
     return made;
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use memchr::memmem::Finder;
 use shadowcat::base::Secret;
 use shadowcat::config::Problem;
 use shadowcat::config::errors::did_you_mean;
@@ -145,7 +146,7 @@ pub struct Call {
     pub body: Body,
     pub status: u16,
     /// What a good answer contains.
-    pub contains: Option<Arc<[u8]>>,
+    pub contains: Option<Arc<Finder<'static>>>,
     /// Bytes a second that the answer is read with.
     pub read_rate: Option<u64>,
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use memchr::memmem::Finder;
 use serde_json::{Value, json};
 use shadowcat::base::Secret;
 
@@ -219,22 +220,22 @@ fn call(table: &Table<'_>, modern: bool) -> Call {
     if modern {
         params = message::with_meta(params, MODERN);
     }
-    let mut contains = table.text("answer_contains").map(|text| Arc::from(text.into_bytes()));
+    let mut contains = table.text("answer_contains").map(String::into_bytes);
     if let Some(bytes) = table.size("body_bytes", 1..BODY_BYTES_MAX) {
         let text = filled(table, tool.is_some(), &method, &mut params, bytes as usize);
-        contains = contains.or_else(|| text.filter(|_| tool.as_deref() == Some("echo")).map(Arc::from));
+        contains = contains.or_else(|| text.filter(|_| tool.as_deref() == Some("echo")));
     }
     Call {
         body: Body::request(&method, &params),
         name,
         status: table.count("answer_status", 200..599).unwrap_or(200) as u16,
-        contains,
+        contains: contains.map(|text| Arc::new(Finder::new(&text).into_owned())),
         read_rate: table.size("read_rate", 1..1 << 40),
         method,
     }
 }
 
-/// Make the body as long as it is to be; what its text became.
+/// Make the body as long as it is to be; how its text is spelt in JSON.
 fn filled(table: &Table<'_>, is_call: bool, method: &str, params: &mut Value, bytes: usize) -> Option<Vec<u8>> {
     if !is_call {
         table.wrong("body_bytes", "`body_bytes` are for a `call`", "the argument `text` is filled up");
@@ -249,8 +250,12 @@ fn filled(table: &Table<'_>, is_call: bool, method: &str, params: &mut Value, by
         return None;
     };
     let text = given + &"x".repeat(missing);
-    params["arguments"][FILLED] = Value::from(text.as_str());
-    Some(text.into_bytes())
+    let text = Value::from(text);
+    // As it stands in JSON, without its quotes.
+    let spelt = text.to_string();
+    let spelt = spelt.as_bytes()[1..spelt.len() - 1].to_vec();
+    params["arguments"][FILLED] = text;
+    Some(spelt)
 }
 
 /// What opens a modern stream; a legacy one is opened by GET, which has no body.
