@@ -84,6 +84,7 @@ with_wrk() {
     jq -r --argjson user "$(user)" --argjson system "$(system)" '[.requests / .seconds, .p50, .p99, $user / .requests, $system / .requests, .bad] | @tsv' "$work/wrk.json"
 }
 with_h2load() {
+    rm -f "$work/h2load.log" # it would be added to
     local words=(); for field in "${fields[@]}"; do words+=(-H "$field"); done
     cpu_of taskset -c 0 h2load --h1 -t1 -c"$connections" -D"$seconds" --log-file="$work/h2load.log" "${words[@]}" -d "$work/body" "$url" >"$work/h2load.out"
     # Its log has a line for each request: start, status, time in us.

@@ -120,6 +120,10 @@ impl Client {
     ) -> Result<(), Fault> {
         let result = self.try_exchange(message, want, rate, now).await;
         self.watch.by.set(0);
+        if self.input.is_empty() {
+            // Nobody who waits owns a buffer.
+            self.input = Buffer::default();
+        }
         if let Err(fault) = result {
             self.close();
             let expired = self.watch.expired.replace(false);
@@ -195,7 +199,7 @@ impl Client {
     async fn receive(&mut self) -> Result<(), Fault> {
         loop {
             let Some(stream) = &self.stream else { return Err(Fault::new(Kind::Closed, "")) };
-            // Nobody who waits owns a buffer.
+            // (Nor while it waits for an answer.)
             stream.readable().await.map_err(|error| Fault::of_io(Kind::Io, &error))?;
             let mut input = std::mem::take(&mut self.input);
             if input.is_empty() {
