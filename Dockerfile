@@ -15,6 +15,9 @@ RUN apt-get update \
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY src src
+# The load generator is of the same workspace: cargo wants to see it, and compiles nothing of it.
+COPY loadtest/Cargo.toml loadtest/Cargo.toml
+COPY loadtest/src/main.rs loadtest/src/main.rs
 # Which commit `shadowcat --version` names.
 ARG SHADOWCAT_COMMIT
 # What was fetched and compiled is kept from build to build, so a change of ours compiles ours alone.

@@ -12,9 +12,11 @@ fmt:
 lint:
     cargo fmt --all --check
     cargo clippy --all-targets -- -D warnings
+    cargo clippy -p loadtest --all-targets -- -D warnings
 
 test:
     cargo nextest run
+    cargo nextest run -p loadtest
 
 # One test binary, e.g. `just it streaming`.
 it FILTER="":
@@ -23,6 +25,15 @@ it FILTER="":
 # CPU and memory against nginx, HAProxy and others on this machine, e.g. `just bench-peers post64 tls`; see bench/README.md.
 bench-peers *ARGS:
     python3 bench/peers {{ARGS}}
+
+# A load test; see docs/LOADTEST.md, e.g. `just load tools-call --target http://127.0.0.1:8080/mcp`.
+load *ARGS:
+    cargo run --release -p loadtest -- {{ARGS}}
+
+# The load generator beside wrk and h2load.
+load-compare *ARGS:
+    bash loadtest/compare.sh {{ARGS}}
+
 
 # CPU a request with tokens and limits, against the same without.
 bench-edge *ARGS:

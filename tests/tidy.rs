@@ -147,7 +147,8 @@ fn cores_do_no_io_and_read_no_clock() {
 #[test]
 fn nothing_is_left_open() {
     let banned = ["todo!(", "unimplemented!(", "FIXME", "XXX", "dbg!(", "#[ignore"];
-    for path in ["src", "tests", "fuzz", "bench", "examples"].iter().flat_map(|folder| files(folder, ".rs")) {
+    for path in ["src", "tests", "fuzz", "bench", "examples", "loadtest"].iter().flat_map(|folder| files(folder, ".rs"))
+    {
         if path.ends_with("tidy.rs") {
             continue;
         }
@@ -181,7 +182,7 @@ fn threats_are_answered_by_tests_that_exist() {
 
 #[test]
 fn tests_wait_for_events_not_for_time() {
-    for path in files("tests", ".rs") {
+    for path in files("tests", ".rs").into_iter().chain(files("loadtest/tests", ".rs")) {
         let (text, is_this) = (code_of(&path), path.ends_with("tidy.rs"));
         // The one pause between two looks at another process.
         let is_wait = path.ends_with("support/wait.rs");
@@ -197,8 +198,9 @@ fn nothing_names_the_machine_it_was_made_on() {
     let top =
         ["README.md", "CHANGELOG.md", "SECURITY.md", "Cargo.toml", "justfile", "Dockerfile", "docker-compose.yml"];
     let mut paths: Vec<PathBuf> = top.iter().map(|name| root().join(name)).collect();
-    let endings = ["rs", "md", "toml", "sh", "mjs", "py", "json", "run", "yml", "yaml", "conf"];
-    for folder in ["src", "docs", "config", "bench", "fuzz", "tests", "examples", "tuning", "deploy", ".ci"] {
+    let endings = ["rs", "md", "toml", "sh", "mjs", "py", "json", "run", "yml", "yaml", "conf", "js", "css", "html"];
+    for folder in ["src", "docs", "config", "bench", "fuzz", "tests", "examples", "tuning", "deploy", "loadtest", ".ci"]
+    {
         paths.extend(endings.iter().flat_map(|ending| files(folder, ending)));
     }
     paths.extend(files("systemd", ""));

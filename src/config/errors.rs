@@ -73,7 +73,10 @@ impl Problem {
         let (source, span) = self.place.as_ref()?;
         Some(source.position(span.start))
     }
+}
 
+/// With an excerpt of the file where there is one, and an empty line behind it.
+impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some((source, span)) = &self.place else {
             return match self.hint.as_str() {
@@ -118,7 +121,7 @@ impl fmt::Display for Errors {
         });
         for problem in problems.iter().take(SHOWN_MAX) {
             writeln!(f)?;
-            problem.fmt(f)?;
+            fmt::Display::fmt(problem, f)?;
         }
         if count > SHOWN_MAX {
             writeln!(f, "\n... and {} more", count - SHOWN_MAX)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use monoio_rustls::TlsConnector;
+use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -43,6 +44,13 @@ impl Connector {
             }
         };
         Ok(Connector { config: Arc::new(config), name })
+    }
+
+    /// The same, but no session is resumed: every handshake is a full one.
+    pub fn without_resumption(&self) -> Connector {
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption = Resumption::disabled();
+        Connector { config: Arc::new(config), name: self.name.clone() }
     }
 
     /// A handshake and no more, on a thread that may block.
