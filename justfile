@@ -47,7 +47,7 @@ bench-stdio *ARGS:
 scan-tls:
     bash tests/peers/testssl.sh
 
-# Ten minutes of one fuzz target: head chunked sse peek config.
+# Ten minutes of one fuzz target: head chunked sse peek config sealed answer tape.
 fuzz TARGET SECONDS="600":
     bash fuzz/run.sh {{TARGET}} {{SECONDS}}
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run one fuzz target: fuzz/run.sh head|chunked|sse|peek|config|sealed|answer [SECONDS]
+# Run one fuzz target: fuzz/run.sh head|chunked|sse|peek|config|sealed|answer|tape [SECONDS]
 # Works with the stable toolchain: libFuzzer's instrumentation is asked for with RUSTC_BOOTSTRAP.
 set -euo pipefail
 cd "$(dirname "$0")"

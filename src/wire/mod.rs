@@ -10,4 +10,5 @@ pub mod protobuf;
 pub mod proxy_protocol;
 pub mod sealed;
 pub mod sse;
+pub mod tape;
 pub mod trace_context;

@@ -1,4 +1,4 @@
-//! HTTP as the demo needs it: what it reads off a request's head, and the heads of its answers.
+//! HTTP as an origin server needs it: what it reads off a request's head, and the heads of its answers.
 
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,9 +8,9 @@ use crate::wire::http1::framing::{self, BodyLength, FramingError};
 use crate::wire::http1::head::{HeadError, HeadLimits, Method, Name, RequestHead, Version};
 use crate::wire::mcp::header;
 
+pub const JSON: &str = "application/json";
+
 pub const HEAD_LIMITS: HeadLimits = HeadLimits { head_bytes: 32 * 1024, fields: 100, target_bytes: 8 * 1024 };
-/// Bytes of one request body, decoded.
-pub const BODY_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// A request that is refused before anybody looks at it, with this status; the connection closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +28,12 @@ impl From<FramingError> for Refused {
     }
 }
 
-/// What the demo acts upon, of one request.
-#[derive(Clone, Copy, Debug, Default)]
+/// What an origin server acts upon, of one request.
+#[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
+    head: &'a RequestHead,
+    /// Of the head, and maybe of what follows it.
+    bytes: &'a [u8],
     pub method: Method,
     pub path: &'a [u8],
     pub path_and_query: &'a [u8],
@@ -42,7 +45,6 @@ pub struct Request<'a> {
     pub version: Option<&'a [u8]>,
     pub mcp_method: Option<&'a [u8]>,
     pub mcp_name: Option<&'a [u8]>,
-    pub region: Option<&'a [u8]>,
     pub last_event_id: Option<&'a [u8]>,
     pub body: &'a [u8],
     pub transport: Transport,
@@ -94,11 +96,11 @@ pub struct Framing {
     pub expects_continue: bool,
 }
 
-/// Framing that two parsers could read differently is refused, as is a body beyond the limit.
-pub fn frame(head: &RequestHead, bytes: &[u8]) -> Result<Framing, Refused> {
+/// Framing that two parsers could read differently is refused, as is a body of more than `body_max` bytes.
+pub fn frame(head: &RequestHead, bytes: &[u8], body_max: u64) -> Result<Framing, Refused> {
     head.host(bytes)?;
     let framing = framing::request(head, bytes)?;
-    if matches!(framing.body, BodyLength::Length(length) if length > BODY_BYTES_MAX) {
+    if matches!(framing.body, BodyLength::Length(length) if length > body_max) {
         return Err(Refused(413));
     }
     let http10 = head.version == Version::Http10;
@@ -109,15 +111,31 @@ pub fn frame(head: &RequestHead, bytes: &[u8]) -> Result<Framing, Refused> {
 impl<'a> Request<'a> {
     /// Reads the fields; `bytes` begins with the head.
     pub fn new(
-        head: &RequestHead,
+        head: &'a RequestHead,
         bytes: &'a [u8],
         body: &'a [u8],
         transport: Transport,
     ) -> Result<Request<'a>, Refused> {
         let path_and_query = head.path_and_query.of(bytes);
         let path = &path_and_query[..memchr::memchr(b'?', path_and_query).unwrap_or(path_and_query.len())];
-        let mut request = Request { method: head.method, path, path_and_query, body, transport, ..Request::default() };
-        request.host = head.host(bytes)?;
+        let mut request = Request {
+            head,
+            bytes,
+            method: head.method,
+            path,
+            path_and_query,
+            host: head.host(bytes)?,
+            accepts: Accepts::default(),
+            content_type: None,
+            origin: None,
+            session: None,
+            version: None,
+            mcp_method: None,
+            mcp_name: None,
+            last_event_id: None,
+            body,
+            transport,
+        };
         for field in &head.fields {
             let value = field.value.of(bytes);
             let slot = match field.known {
@@ -132,7 +150,6 @@ impl<'a> Request<'a> {
                 Name::McpProtocolVersion => &mut request.version,
                 Name::McpSessionId => &mut request.session,
                 Name::Origin => &mut request.origin,
-                Name::Other if field.name.of(bytes).eq_ignore_ascii_case(b"mcp-param-region") => &mut request.region,
                 _ => continue,
             };
             // Two of a field that selects what is served: a proxy may have looked at the other one.
@@ -142,6 +159,26 @@ impl<'a> Request<'a> {
         }
         Ok(request)
     }
+
+    /// The value of a field that has no place of its own here.
+    ///
+    /// # Errors
+    /// There are two.
+    pub fn other(&self, name: &[u8]) -> Result<Option<&'a [u8]>, Refused> {
+        let fields = self.head.fields.iter().filter(|field| field.known == Name::Other);
+        let mut values = fields.filter(|field| field.name.of(self.bytes).eq_ignore_ascii_case(name));
+        match (values.next(), values.next()) {
+            (value, None) => Ok(value.map(|field| field.value.of(self.bytes))),
+            _ => Err(Refused(400)),
+        }
+    }
+
+    /// Whether the body says that it is JSON.
+    pub fn is_json(&self) -> bool {
+        let kind = self.content_type.unwrap_or_default();
+        let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        kind.eq_ignore_ascii_case(JSON.as_bytes())
+    }
 }
 
 /// What stands in the head of an answer besides its status.
@@ -150,9 +187,19 @@ pub struct Reply<'a> {
     pub content_type: &'a str,
     pub session: Option<&'a str>,
     pub allow: Option<&'a str>,
+    /// Seconds.
+    pub retry_after: Option<u32>,
     pub close: bool,
     /// The client spoke HTTP/1.0 and wants the connection kept.
     pub says_keep_alive: bool,
+}
+
+impl Reply<'_> {
+    /// The beginnings of an answer to this request.
+    pub fn to(request: &Request<'_>) -> Reply<'static> {
+        let Transport { http10, keep_alive } = request.transport;
+        Reply { content_type: JSON, close: !keep_alive, says_keep_alive: http10 && keep_alive, ..Reply::default() }
+    }
 }
 
 /// Appends a whole answer.
@@ -187,6 +234,9 @@ fn open(out: &mut Vec<u8>, status: u16, reply: &Reply<'_>) {
     }
     if let Some(allow) = reply.allow {
         encode::field(out, b"Allow", allow.as_bytes());
+    }
+    if let Some(seconds) = reply.retry_after {
+        encode::field(out, b"Retry-After", seconds.to_string().as_bytes());
     }
     if reply.close {
         encode::field(out, b"Connection", b"close");
@@ -230,18 +280,18 @@ mod tests {
     fn read(wire: &[u8], check: impl FnOnce(&Request<'_>)) -> Result<(), Refused> {
         let mut head = RequestHead::default();
         assert_eq!(head.parse(wire, &HEAD_LIMITS)?, Progress::Complete);
-        let framing = frame(&head, wire)?;
+        let framing = frame(&head, wire, 1000)?;
         check(&Request::new(&head, wire, b"", framing.transport)?);
         Ok(())
     }
 
     #[test]
-    fn reads_what_the_demo_acts_upon() {
+    fn reads_what_a_server_acts_upon() {
         let wire = b"POST /mcp?x=1 HTTP/1.1\r\nHost: a\r\nmcp-session-ID:  s \r\nAccept: text/html\r\n\
                      Accept: text/event-stream;q=0.5, */*;q=0\r\nMCP-PARAM-REGION: r\r\n\r\n";
         let read = read(wire, |request| {
             assert_eq!((request.path, request.path_and_query), (&b"/mcp"[..], &b"/mcp?x=1"[..]));
-            assert_eq!((request.session, request.region), (Some(&b"s"[..]), Some(&b"r"[..])));
+            assert_eq!((request.session, request.other(b"mcp-param-region")), (Some(&b"s"[..]), Ok(Some(&b"r"[..]))));
             assert!(request.accepts.events() && !request.accepts.json());
         });
         assert_eq!(read, Ok(()));
