@@ -8,7 +8,7 @@ use std::io;
 
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
-use super::ready;
+use super::{posts, ready};
 
 /// What the configuration asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,12 @@ where
     if choice != Choice::Epoll {
         for driver in [Driver::UringDefer, Driver::UringCoop] {
             match ring(driver).build() {
-                Ok(mut runtime) => return runtime.block_on(ready::attended(main(driver))),
+                Ok(mut runtime) => {
+                    if let Err(error) = posts::use_ring(flags(driver)) {
+                        tracing::warn!(%error, "no second ring: each send is a call");
+                    }
+                    return runtime.block_on(ready::attended(main(driver)));
+                }
                 Err(error) if driver == Driver::UringCoop && choice == Choice::IoUring => return Err(error),
                 Err(_) => {}
             }
@@ -78,11 +83,15 @@ pub fn try_ring(driver: Driver) -> io::Result<()> {
     ring(driver).build().map(drop)
 }
 
-fn ring(driver: Driver) -> RuntimeBuilder<monoio::time::TimeDriver<IoUringDriver>> {
+fn flags(driver: Driver) -> io_uring::Builder {
     let mut flags = io_uring::IoUring::builder();
     match driver {
         Driver::UringDefer => flags.setup_single_issuer().setup_defer_taskrun(),
         _ => flags.setup_coop_taskrun(),
     };
-    RuntimeBuilder::<IoUringDriver>::new().uring_builder(flags).with_entries(RING_ENTRIES).enable_timer()
+    flags
+}
+
+fn ring(driver: Driver) -> RuntimeBuilder<monoio::time::TimeDriver<IoUringDriver>> {
+    RuntimeBuilder::<IoUringDriver>::new().uring_builder(flags(driver)).with_entries(RING_ENTRIES).enable_timer()
 }

@@ -6,10 +6,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use io_uring::{IoUring, opcode, types};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
@@ -17,8 +19,18 @@ use super::Buffer;
 use super::ready::State;
 
 thread_local! {
-    static QUEUE: Queue = const { Queue { posts: RefCell::new(Vec::new()), spare: Cell::new(Vec::new()), sender: Cell::new(None) } };
+    static QUEUE: Queue = const {
+        Queue {
+            posts: RefCell::new(Vec::new()),
+            spare: Cell::new(Vec::new()),
+            sender: Cell::new(None),
+            ring: RefCell::new(None),
+        }
+    };
 }
+
+/// Sends that one system call takes.
+const RING_ENTRIES: u32 = 256;
 
 /// What is to be sent in this turn by this thread.
 struct Queue {
@@ -27,6 +39,8 @@ struct Queue {
     spare: Cell<Vec<Post>>,
     /// The task that sends, if it sleeps.
     sender: Cell<Option<Waker>>,
+    /// There where the driver is one too.
+    ring: RefCell<Option<IoUring>>,
 }
 
 struct Post {
@@ -34,6 +48,8 @@ struct Post {
     /// Open for as long as the socket's mail says that something is posted.
     fd: RawFd,
     buffer: Buffer,
+    /// What came of it.
+    sent: Cell<Result<usize, Errno>>,
 }
 
 /// What was posted on a socket.
@@ -54,19 +70,50 @@ pub fn leave(socket: &Rc<State>, fd: RawFd, buffer: Buffer) {
     debug_assert_eq!(socket.mail.get(), Mail::None, "one post of a socket at a time");
     socket.mail.set(Mail::Queued);
     QUEUE.with(|queue| {
-        queue.posts.borrow_mut().push(Post { socket: socket.clone(), fd, buffer });
+        queue.posts.borrow_mut().push(Post { socket: socket.clone(), fd, buffer, sent: Cell::new(Ok(0)) });
         // Behind all tasks that are already to run.
         queue.sender.take().into_iter().for_each(Waker::wake);
     });
 }
 
-/// Send all that was posted, now.
+/// Send all that was posted, now: in one system call where this thread has a ring.
 pub fn send_all() {
     QUEUE.with(|queue| {
         let mut posts = queue.posts.replace(queue.spare.take());
-        posts.drain(..).for_each(Post::send);
+        // Whoever is woken meanwhile runs later, so nobody else has the ring now.
+        match queue.ring.borrow_mut().as_mut().filter(|_| posts.len() > 1) {
+            Some(ring) => posts.chunks(RING_ENTRIES as usize).for_each(|some| submit(ring, some)),
+            None => posts.iter().for_each(|post| post.sent.set(send(post.fd, post.buffer.bytes()))),
+        }
+        posts.drain(..).for_each(Post::conclude);
         queue.spare.set(posts);
     });
+}
+
+/// Send these, each as by `send` with MSG_DONTWAIT: when the call returns, all are done.
+fn submit(ring: &mut IoUring, posts: &[Post]) {
+    const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    for (index, post) in posts.iter().enumerate() {
+        let (start, length) = (post.buffer.bytes().as_ptr(), post.buffer.len() as u32);
+        let entry = opcode::Send::new(types::Fd(post.fd), start, length).flags(FLAGS).build().user_data(index as u64);
+        // SAFETY: the buffer lives in `posts` until its completion is taken below, and the descriptor is open.
+        unsafe { ring.submission().push(&entry) }.expect("as many entries as posts");
+    }
+    let mut left = posts.len();
+    while left > 0 {
+        match ring.submit_and_wait(left) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+            // Half of the buffers may be the kernel's: nothing can go on from here.
+            Err(error) => panic!("cannot send: {error}"),
+        }
+        for completion in ring.completion() {
+            let result = completion.result();
+            let sent = usize::try_from(result).map_err(|_| Errno::from_raw_os_error(-result));
+            posts[completion.user_data() as usize].sent.set(sent);
+            left -= 1;
+        }
+    }
 }
 
 /// Before the socket is closed or half closed by whoever does not wait: what was posted leaves, as far as there is room.
@@ -95,6 +142,22 @@ pub async fn sent(socket: &State) {
     .await;
 }
 
+/// Let what this thread posts leave through a ring of its own: monoio's makes an operation and a wake-up of each send.
+///
+/// # Errors
+/// The kernel's limits; then each leaves by its own call.
+pub fn use_ring(builder: io_uring::Builder) -> io::Result<()> {
+    let ring = builder.build(RING_ENTRIES)?;
+    QUEUE.with(|queue| queue.ring.replace(Some(ring)));
+    Ok(())
+}
+
+/// The ring goes with the runtime.
+pub fn end() {
+    send_all();
+    QUEUE.with(|queue| queue.ring.take());
+}
+
 /// Send at the end of each turn, for as long as the runtime lives.
 pub async fn send_each_turn() {
     poll_fn(|cx: &mut Context<'_>| {
@@ -106,8 +169,8 @@ pub async fn send_each_turn() {
 }
 
 impl Post {
-    fn send(mut self) {
-        match send(self.fd, self.buffer.bytes()) {
+    fn conclude(mut self) {
+        match self.sent.get() {
             Ok(sent) if sent == self.buffer.len() => self.socket.mail.set(Mail::None),
             Ok(sent) => {
                 self.buffer.consume(sent);
@@ -125,7 +188,7 @@ impl Post {
     }
 
     async fn send_rest(self) {
-        let Post { socket, fd, mut buffer } = self;
+        let Post { socket, fd, mut buffer, .. } = self;
         while socket.mail.get() == Mail::Stuck {
             // SAFETY: the descriptor is open while the mail is stuck: `settle` comes before the end of the socket.
             if socket.has_room(unsafe { BorrowedFd::borrow_raw(fd) }).await.is_err() || socket.mail.get() != Mail::Stuck

@@ -207,7 +207,7 @@ pub async fn attended<T>(main: impl Future<Output = T>) -> io::Result<T> {
     let events = monoio::spawn(take_events(epoll, waiter, stopped));
     monoio::spawn(posts::send_each_turn());
     let result = main.await;
-    posts::send_all();
+    posts::end();
     // A wait that outlives its runtime keeps the ring, and with it every descriptor that waits on it.
     drop(stop);
     events.await;
