@@ -34,17 +34,13 @@ load *ARGS:
 load-compare *ARGS:
     bash loadtest/compare.sh {{ARGS}}
 
+# Instructions of each stage of a request against those that are kept.
+bench-instructions *ARGS:
+    bench/instructions {{ARGS}}
 
-# CPU a request with tokens and limits, against the same without.
-bench-edge *ARGS:
-    bash bench/edge.sh {{ARGS}}
-
-# CPU a request with metrics, access log and traces.
-bench-telemetry *ARGS:
-    bash bench/telemetry.sh {{ARGS}}
-
-bench-endpoints *ARGS:
-    bash bench/endpoints.sh {{ARGS}}
+# How long each stage of a request takes.
+bench-stages:
+    cargo bench --bench stages
 
 bench-choose:
     cargo bench --bench choose

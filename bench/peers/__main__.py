@@ -3,7 +3,7 @@
 
 usage: bench/peers [CASE...] [--rounds N] [--seconds S] [--ours [LABEL=]BINARY]... [--driver D] [--peers nginx,haproxy]
        bench/peers --list
-       bench/peers --report FILE...
+       bench/peers --report FILE... [--markdown]
 
 What is missing is installed. A proxy has one worker on one core; client and upstream are on the other. bench/README.md has
 the method. Raw figures go to bench/results/.
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--peers", default="nginx,haproxy", help=f"of {', '.join(proxies.PEERS)}")
     parser.add_argument("--results", type=pathlib.Path, default=machine.ROOT / "bench/results", help="folder of the raw figures")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--markdown", action="store_true", help="with --report: a table for a page")
     parser.add_argument("--report", nargs="+", type=pathlib.Path, metavar="FILE", help="a table of raw figures; of a row that is there twice the last")
     given = parser.parse_args()
     if given.list:
@@ -41,7 +42,7 @@ def main() -> None:
             print(f"{name:26}{case.title} ({case.unit})")
         return
     if given.report:
-        report(merged(given.report))
+        (markdown if given.markdown else report)(merged(given.report))
         return
     if unknown := [name for name in given.cases if name not in cases.CASES]:
         parser.error(f"no case {', '.join(unknown)}; there are {', '.join(cases.CASES)}")
@@ -124,8 +125,36 @@ def run(case: cases.Case, options: cases.Options, rounds: int) -> dict:
 
 
 def merged(paths: list[pathlib.Path]) -> dict:
-    read = [json.loads(path.read_text()) for path in paths]
-    return {"cases": {name: case for one in read for name, case in one["cases"].items()}}
+    read = [json.loads(path.read_text()) for path in sorted(paths)]
+    found = {name: case for one in read for name, case in one["cases"].items()}
+    versions = {name: said for one in read for name, said in one["versions"].items()}
+    order = [name for name in cases.CASES if name in found]
+    return {"date": read[-1]["date"], "machine": read[-1]["machine"], "versions": versions, "cases": {name: found[name] for name in order}}
+
+
+def ratios(case: dict, label: str, base: str | None) -> list[float]:
+    """Of rounds of one number."""
+    rounds = case["subjects"]
+    if base == label or base not in rounds:
+        return []
+    return [mine["value"] / theirs["value"] for mine, theirs in zip(rounds[label], rounds[base])]
+
+
+def markdown(result: dict) -> None:
+    """A row for each case: ours, then everybody else, each with its ratio to the base."""
+    machine_of, versions = result["machine"], "; ".join(result["versions"].values())
+    print(f"{result['date'][:10]}, Linux {machine_of['kernel']}, {machine_of['cpus']} CPUs ({machine_of['cpu']}); {versions}.\n")
+    print("| row | what | unit | shadowcat | others | ratio (range) | at most | goal |\n|---|---|---|---|---|---|---|---|")
+    for name, case in result["cases"].items():
+        middle = {label: statistics.median(one["value"] for one in rounds) for label, rounds in case["subjects"].items()}
+        mine = next((label for label in reversed(middle) if label.startswith("shadowcat")), None)
+        if not mine:
+            continue
+        base = case["bases"][mine]
+        values = ratios(case, mine, base)
+        ratio = f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f}) of {base}" if values else ""
+        others = ", ".join(f"{label} {value:.0f}" for label, value in middle.items() if label != mine)
+        print(f"| `{name}` | {case['title']} | {case['unit']} | {middle[mine]:.0f} | {others} | {ratio} | {case['at_most']:g} | {case['goal']:g} |")
 
 
 def report(result: dict) -> None:
@@ -138,10 +167,8 @@ def report(result: dict) -> None:
             values = [one["value"] for one in rounds]
             line = f"  {label:22}{statistics.median(values):9.0f} ({min(values):.0f} to {max(values):.0f})"
             base = case["bases"].get(label)
-            if base in case["subjects"] and base != label:
-                ratios = [mine / theirs["value"] for mine, theirs in zip(values, case["subjects"][base])]
-                middle = statistics.median(ratios)
-                line += f"  {middle:.3f} of {base} ({min(ratios):.3f} to {max(ratios):.3f})"
+            if found := ratios(case, label, base):
+                line += f"  {statistics.median(found):.3f} of {base} ({min(found):.3f} to {max(found):.3f})"
             for key, form in (("connections", "{:.0f} connections"), ("user_share", "user {:.2f}"), ("memory", "memory {:.0f} bytes"), ("p50_us", "p50 {:.0f} us"), ("p99_us", "p99 {:.0f} us")):
                 if key in rounds[0]:
                     line += "  " + form.format(statistics.median(one[key] for one in rounds))

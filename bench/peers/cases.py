@@ -93,21 +93,32 @@ def post(connections: int, words: tuple[str, ...] = ("call",), setup: Setup = Se
 USERS = 8
 
 
-def edge(options: Options, others: list) -> list[Subject]:
-    process, _ = machine.start(["python3", str(machine.ROOT / "bench/idp.py"), str(options.work), str(USERS)], options.work / "idp.log", machine.CLIENT_CORE, "ready")
+def idp(options: Options, others: list) -> list[str]:
+    """An authorization server; the tokens of its users."""
+    command = ["python3", str(machine.ROOT / "bench/idp.py"), str(options.work), str(USERS)]
+    process, _ = machine.start(command, options.work / "idp.log", machine.CLIENT_CORE, "ready")
     others.append(process)
-    tokens = [(options.work / f"token-{number}").read_text().strip() for number in range(USERS)]
+    return [(options.work / f"token-{number}").read_text().strip() for number in range(USERS)]
+
+
+def empty_logs(options: Options) -> None:
+    """They are in memory."""
+    for log in options.work.glob("access-*.log"):
+        log.write_text("")
+
+
+def edge(options: Options, others: list) -> list[Subject]:
+    tokens = idp(options, others)
     begun = {}
 
     def load(proxy: Running) -> dict:
         if proxy.name not in begun:
             begun[proxy.name] = callers(options, proxy, [(loads.session(proxy, token), token) for token in tokens])
-        for log in options.work.glob("access-*.log"):
-            log.write_text("")
+        empty_logs(options)
         return loads.wrk(proxy, begun[proxy.name], 64, options.seconds, ["each", "call"], threads=USERS)
 
     more = ("nginx-edge",) if "nginx" in options.peers else ()
-    return started(options, Setup(edge=True), demo(options, others), load, more=more)
+    return started(options, Setup(edge=True, log=True), demo(options, others), load, more=more)
 
 
 def handshakes(kind: str, group: str):
@@ -189,6 +200,71 @@ def crowd(options: Options, others: list) -> list[Subject]:
     return subjects
 
 
+def variants(options: Options, setups: dict[str, Setup], upstream: int, loads_of: Callable[[str], Callable[[Running], dict]]) -> list[Subject]:
+    """Ours alone: one server for each setup, held against the first."""
+    subjects = []
+    for label, binary in options.ours.items():
+        base = f"{label}-{next(iter(setups))}"
+        for name, setup in setups.items():
+            start = partial(proxies.shadowcat, binary, f"{label}-{name}", setup, upstream, options.work, options.driver)
+            subjects.append(Subject(f"{label}-{name}", start, loads_of(name), base))
+    return subjects
+
+
+def tokens(options: Options, others: list) -> list[Subject]:
+    """With the token that `edge` verifies, and without any; nobody asks for it in either."""
+    users = idp(options, others)
+    begun = {}
+
+    def load(proxy: Running, bare: bool) -> dict:
+        if proxy.name not in begun:
+            lines = [(loads.session(proxy, token), "-" if bare else token) for token in users]
+            begun[proxy.name] = callers(options, proxy, lines)
+        return loads.wrk(proxy, begun[proxy.name], 64, options.seconds, ["each", "call"], threads=USERS)
+
+    limited = Setup(edge=True, log=False)
+    setups = {"plain": Setup(), "bare": Setup(), "edge": limited}
+    return variants(options, setups, demo(options, others), lambda name: partial(load, bare=name == "bare"))
+
+
+def telemetry(options: Options, others: list) -> list[Subject]:
+    """A line a request in a file in memory; a tenth of the requests traced to a collector that keeps nothing."""
+    subprocess.run(["bash", str(machine.ROOT / "tests/peers/setup.sh"), str(machine.PEERS)], check=True, stdout=subprocess.DEVNULL)
+    command = [str(machine.PEERS / "venv/bin/python"), str(machine.ROOT / "bench/collector.py")]
+    process, found = machine.start(command, options.work / "collector.log", machine.CLIENT_CORE, r"listening on 127.0.0.1:(\d+)")
+    others.append(process)
+    log = f'[logging]\naccess = "all"\naccess_output = "{options.work}/access-of-it.log"\n'
+    trace = f'[telemetry]\notlp_endpoint = "http://127.0.0.1:{found[1]}"\nsampling_ratio = 0.1\n'
+    off = '[logging]\naccess = "off"\n'
+
+    def load(proxy: Running) -> dict:
+        empty_logs(options)
+        return loads.wrk(proxy, one_caller(options, proxy), 64, options.seconds, ["each", "call"], settle=0.5)
+
+    setups = {"off": Setup(extra=off), "log": Setup(extra=log), "trace": Setup(extra=off + trace), "all": Setup(extra=log + trace)}
+    return variants(options, setups, demo(options, others), lambda _: load)
+
+
+def endpoints(words: list[str]):
+    """100 names of one server against 2: upstream's work is the same."""
+
+    def subjects(options: Options, others: list) -> list[Subject]:
+        upstream, begun = demo(options, others), {}
+
+        def load(proxy: Running) -> dict:
+            if proxy.name not in begun:
+                begun[proxy.name] = callers(options, proxy, [(loads.session(proxy), "-") for _ in range(64)])
+            return loads.wrk(proxy, begun[proxy.name], 64, options.seconds, words)
+
+        def named(number: int) -> Setup:
+            entries = (f'[[upstreams]]\nname = "e{i}"\nurl = "http://127.0.0.1:{upstream}"\n' for i in range(number))
+            return Setup(extra="".join(entries))
+
+        return variants(options, {"2": named(2), "100": named(100)}, upstream, lambda _: load)
+
+    return subjects
+
+
 NS, BYTES = "CPU ns a request", "bytes a connection"
 LARGE = Setup(large=True)
 CASES = {
@@ -211,5 +287,9 @@ CASES = {
     "idle-tls": Case("10,000 idle connections over TLS", BYTES, 16384, 8192, idle(True), rounds_max=2, fresh=True),
     "fixed5000": Case("5,000 requests a second", NS, 1.05, 0.95, fixed, base="haproxy"),
     "workers": Case("2 workers against 1, everybody on both cores", NS, 1.05, 1.0, workers, base="itself"),
+    "tokens": Case("tokens and a limit for each user, to the same without", NS, 1.10, 1.0, tokens, base="itself"),
+    "telemetry": Case("access log and traces, to the same without", NS, 1.10, 1.05, telemetry, base="itself"),
+    "endpoints": Case("100 endpoints against 2, 64 sessions in turn", NS, 1.05, 1.0, endpoints(["turn", "call"]), base="itself"),
+    "endpoints-modern": Case("100 endpoints against 2, requests without session", NS, 1.05, 1.0, endpoints(["each", "modern"]), base="itself"),
     "sessions": Case("100,000 live sessions against 100, in turn", NS, 1.05, 1.02, crowd, base="itself"),
 }

@@ -91,7 +91,7 @@ def sessions(proxy: Running, count: int, path: str) -> list[str]:
 # --- requests
 
 
-def wrk(proxy: Running, callers: pathlib.Path, connections: int, seconds: float, words: list[str], threads: int = 1) -> dict:
+def wrk(proxy: Running, callers: pathlib.Path, connections: int, seconds: float, words: list[str], threads: int = 1, settle: float = 0) -> dict:
     """As fast as answers come, over connections that stay open."""
     machine.need("wrk", "wrk")
     command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(LUA), proxy.url(), "--", str(callers), *words]
@@ -100,6 +100,8 @@ def wrk(proxy: Running, callers: pathlib.Path, connections: int, seconds: float,
 
     def run() -> dict:
         said = subprocess.run(command, capture_output=True, text=True)
+        # What still gathers belongs to this round.
+        time.sleep(settle)
         try:
             return json.loads(said.stdout.splitlines()[-1])
         except (IndexError, ValueError):

@@ -6,6 +6,7 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,8 @@ def prepare() -> None:
     """This process and its clients stay on one core; descriptors for 10,000 connections on either side."""
     if (os.cpu_count() or 1) < 2:
         sys.exit("bench/peers needs two cores: one for the proxy, one for client and upstream")
+    # Whatever ends it, what it started is ended first.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     os.sched_setaffinity(0, {int(CLIENT_CORE)})
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     for limit in (65536, hard):

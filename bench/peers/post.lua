@@ -2,7 +2,7 @@
 --
 -- wrk ... -- FILE each|turn BODY [close] [vary]
 --   FILE: a line for each caller, `session token` (`-`: none). each: a thread is one caller; turn: requests take turns.
---   BODY: call (the tool echo) | big (1 MiB comes back) | upload (1 MiB goes there)
+--   BODY: call (the tool echo) | big (1 MiB comes back) | upload (1 MiB goes there) | modern (without session)
 -- A line of JSON with the counts comes last.
 local started = 0
 function setup(thread)
@@ -11,6 +11,10 @@ function setup(thread)
 end
 
 local function body_of(kind)
+    if kind == "modern" then
+        local head = '{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"x":"'
+        return head .. string.rep("x", 250 - #head - 5) .. '"}}}'
+    end
     local name = kind == "call" and "echo" or kind
     local bytes = kind == "upload" and 1048576 or 250
     local head = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"' .. name .. '","arguments":{"text":"'
@@ -59,6 +63,11 @@ function init(args)
             return before .. callers[at][1] .. after
         end
         return
+    end
+    if body == "modern" then
+        wrk.headers["MCP-Protocol-Version"] = "2026-07-28"
+        wrk.headers["Mcp-Method"] = "tools/list"
+        callers = { { "-", "-" } }
     end
     as(callers[(number - 1) % #callers + 1])
     if vary then

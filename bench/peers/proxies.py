@@ -15,11 +15,14 @@ class Setup:
     workers: int = 1
     cores: str = machine.PROXY_CORE
     tls: bool = False
-    # Tokens, a limit for each user that nobody reaches, a line a request: what of it a proxy can do.
+    # Tokens and a limit for each user that nobody reaches; a line a request: what of it a proxy can do.
     edge: bool = False
+    log: bool = False
     # Bodies and event streams: what is set for them where the defaults are not the fastest.
     large: bool = False
     streams: bool = False
+    # More of shadowcat's configuration; with upstreams in it there is no other.
+    extra: str = ""
 
 
 @dataclasses.dataclass
@@ -50,10 +53,13 @@ def shadowcat(binary: str, label: str, setup: Setup, upstream: int, work: pathli
         issuer = (work / "issuer").read_text().strip()
         lines += ["[auth]", f'issuer = "{issuer}"', 'audience = ["https://mcp.example.com"]', 'scopes = ["mcp:read"]']
         lines += ["[rate_limit]", "per_user = 1000000000"]
+    if setup.log:
         lines += ["[logging]", 'access = "all"', f'access_output = "{work}/access-{label}.log"']
     config = work / f"{label}.toml"
-    config.write_text("\n".join(lines) + "\n")
-    command = [binary, "reverse", "--config", str(config), "--bind", "127.0.0.1:0", "--upstream", f"http://127.0.0.1:{upstream}"]
+    config.write_text("\n".join([*lines, setup.extra]) + "\n")
+    command = [binary, "reverse", "--config", str(config), "--bind", "127.0.0.1:0"]
+    if "[[upstreams]]" not in setup.extra:
+        command += ["--upstream", f"http://127.0.0.1:{upstream}"]
     command += ["--workers", str(setup.workers), "--driver", driver]
     if setup.tls:
         command += ["--tls-cert", f"{work}/leaf.pem", "--tls-key", f"{work}/leaf.key"]
@@ -98,8 +104,9 @@ def haproxy(binary: str, label: str, setup: Setup, upstream: int, work: pathlib.
     if setup.large:
         # Faster than the 16 KiB of its default, and than splice.
         words["global"] = "tune.bufsize 65536"
-    if setup.edge:
+    if setup.log:
         words["log"] = "log stdout format raw local0\n    option httplog"
+    if setup.edge:
         words["checks"] = f"""stick-table type string len 64 size 100k expire 10m store http_req_rate(60s)
     http-request set-var(txn.bearer) http_auth_bearer
     http-request set-var(txn.iss) var(txn.bearer),jwt_payload_query('$.iss')
