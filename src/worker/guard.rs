@@ -83,7 +83,8 @@ impl<'a> Request<'a> {
     }
 }
 
-/// What a head that was let in came to, for one that is the same: it depends on nothing but the head, the client and the view.
+/// What a head that was let in came to, for one that is the same but for the digits of its length: it depends on nothing but the
+/// head, the client and the view.
 #[derive(Clone, Copy)]
 pub struct Admitted {
     view: u64,
@@ -103,6 +104,7 @@ pub fn admit<'a>(
     memory: &mut Option<Admitted>,
 ) -> Result<Request<'a>, Refusal> {
     if let Some(Admitted { host, framing, .. }) = memory.filter(|memory| memory.view == view.number) {
+        let framing = framing::restated(framing, head, bytes).map_err(Refusal::framing)?;
         return Ok(Request { head, bytes, host: host.of(bytes), framing });
     }
     let request = judge(&view.view.plan, client, head, bytes)?;
