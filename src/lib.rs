@@ -5,7 +5,7 @@
 //! | L6 | `cli` | one file a command |
 //! | L5 | `control`, `demo` | the side that may block: supervisor, DNS, signals; the built-in MCP server |
 //! | L4 | `worker` | the data plane: one thread, one ring |
-//! | L3 | `net`, `store`, `table`, `stdio` | the only monoio I/O, the only LMDB code, the only shared mutable memory, servers as child processes |
+//! | L3 | `net`, `store`, `table`, `stdio`, `tape` | the only monoio I/O, the only LMDB code, the only shared mutable memory, servers as child processes, recordings |
 //! | L2 | `config`, `identity`, `telemetry` | file as written and plan as run; tokens, keys, principals; metrics and logs |
 //! | L1 | `wire` | sans-io: HTTP/1.1, JSON-RPC, SSE, MCP |
 //! | L0 | `base` | spans, ids, limits |
@@ -27,6 +27,7 @@ pub mod net;
 pub mod stdio;
 pub mod store;
 pub mod table;
+pub mod tape;
 pub mod telemetry;
 pub mod wire;
 pub mod worker;
