@@ -15,6 +15,8 @@ mod authorized;
 mod balancers;
 #[path = "peers/prometheus.rs"]
 mod prometheus;
+#[path = "peers/record.rs"]
+mod record;
 #[path = "peers/schema.rs"]
 mod schema;
 #[path = "peers/stdio.rs"]

@@ -11,6 +11,7 @@ use super::admin::args::AdminArgs;
 use super::doctor::DoctorArgs;
 use super::forward::ForwardCommand;
 use super::health::HealthArgs;
+use super::record::RecordArgs;
 use crate::config::schema::{DRIVERS, WORKERS_MAX};
 use crate::config::{self, Sources};
 
@@ -39,6 +40,8 @@ pub enum Command {
     /// Stand in front of one server for one client on this machine
     #[command(subcommand)]
     Forward(ForwardCommand),
+    /// Record what forward, reverse or gateway pass on: record --output FILE -- forward stdio -- COMMAND
+    Record(RecordArgs),
     /// Check a configuration, or show what holds.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -163,6 +166,11 @@ pub enum AuthCommand {
 }
 
 impl ServerArgs {
+    /// Settings that somebody else's flags say.
+    pub fn set(&mut self, set: &[(String, String)]) {
+        self.more.set.extend_from_slice(set);
+    }
+
     /// What the flags and the environment say.
     pub fn sources(&self) -> Sources {
         let mut sources = self.more.sources(self.config.clone());
@@ -186,6 +194,10 @@ impl ServerArgs {
 }
 
 impl MoreSettings {
+    pub fn set(set: &[(String, String)]) -> MoreSettings {
+        MoreSettings { set: set.to_vec(), ..MoreSettings::default() }
+    }
+
     /// What these flags, this file and the environment say.
     pub fn sources(&self, file: Option<PathBuf>) -> Sources {
         let flag = |(key, value): &(String, String)| (key.clone(), value.clone(), format!("--set {key}"));
@@ -223,7 +235,7 @@ fn address(text: &str) -> Result<String, String> {
     config::address(text).map(|_| text.to_owned())
 }
 
-fn key_and_value(text: &str) -> Result<(String, String), String> {
+pub fn key_and_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected SECTION.KEY=VALUE")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }

@@ -29,9 +29,14 @@ pub struct StdioArgs {
 /// The system refuses pipes, processes or threads.
 pub fn run(command: &ForwardCommand) -> Result<ExitCode, Failure> {
     let ForwardCommand::Stdio(args) = command;
-    let (program, arguments) = args.command.split_first().expect("clap asks for one");
-    let server = stdio::Server { program: program.clone(), arguments: arguments.to_vec(), grace: args.grace };
-    let code =
-        stdio::forward(server).map_err(|error| Failure { code: 1, message: format!("forward stdio: {error}") })?;
+    let code = stdio::forward(args.server(), None)
+        .map_err(|error| Failure { code: 1, message: format!("forward stdio: {error}") })?;
     Ok(ExitCode::from(code))
+}
+
+impl StdioArgs {
+    pub fn server(&self) -> stdio::Server {
+        let (program, arguments) = self.command.split_first().expect("clap asks for one");
+        stdio::Server { program: program.clone(), arguments: arguments.to_vec(), grace: self.grace }
+    }
 }

@@ -25,7 +25,7 @@ pub fn plan(planner: &mut Planner<'_>) -> Option<RecordPlan> {
     let Some(output) = layers.optional(OUTPUT) else {
         let (path, _) = layers.said_in("record").next()?;
         let path = path.to_owned();
-        planner.blame(&path, format!("{path} without {OUTPUT}: name the directory of the tapes"));
+        planner.blame(&path, format!("{path} without {OUTPUT}: say where the tapes go (record --output)"));
         return None;
     };
     let plan = RecordPlan {

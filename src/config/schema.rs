@@ -524,7 +524,7 @@ pub const KEYS: &[Key] = &[
     key("record", "total_bytes", SizeOrNone, "1GiB", "Beyond, the oldest tapes in the directory are deleted."),
     key("record", "max_age", DurationOrNone, "none", "Tapes that nothing was added to for this long are deleted."),
     key("record", "min_free", SizeOrNone, "256MiB", "While the disk has less room, nothing is recorded."),
-    key("record", "queue_bytes", Size(64 * KIB, 256 * MIB), "4MiB", "Room for what is not written yet, each worker."),
+    key("record", "queue_bytes", Size(256 * KIB, 256 * MIB), "4MiB", "Room for what is not written yet, each worker."),
     key(
         "record",
         "redact_headers",

@@ -1,23 +1,19 @@
 //! From an HTTP request to what is to be sent: paths, methods, and who may ask at all.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::events::{Reader, parse_event_id};
-use super::http::{self, Reply, Request, Transport};
 use super::legacy;
 use super::mcp::{self, Answer, Outcome, Server, Stream};
 use super::message::{self, Version};
 use super::mirrored::Headers;
 use super::reply;
-use super::session::Session;
+use super::session::{self, Session};
 use super::work::Work;
+use crate::origin::{self, Reader, Reply, Request, local, parse_event_id, refusal};
 use crate::wire::http1::head::Method;
 use crate::wire::sse;
 
-const JSON: &str = "application/json";
-
-/// What the connection does next.
+/// What is to be done for the rest of the answer.
 pub enum Next {
     /// The whole answer was appended.
     Answered,
@@ -31,37 +27,31 @@ pub enum Next {
     Background(Work, Arc<Session>),
 }
 
-/// The beginnings of an answer to this request.
-pub fn reply(request: &Request<'_>) -> Reply<'static> {
-    let Transport { http10, keep_alive } = request.transport;
-    Reply { content_type: JSON, close: !keep_alive, says_keep_alive: http10 && keep_alive, ..Reply::default() }
-}
-
 fn headers<'a>(request: &Request<'a>) -> Headers<'a> {
     Headers {
         session: request.session,
         version: request.version,
         method: request.mcp_method,
         name: request.mcp_name,
-        region: request.region,
+        // Of two, none: the call is refused for that where the region matters.
+        region: request.other(b"mcp-param-region").unwrap_or_default(),
     }
 }
 
 /// Answers one request; `json` is room to write a body in, `out` gets the HTTP answer.
 pub fn answer(server: &Server, request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
-    json.clear();
     if request.path == b"/health" {
-        http::answer(out, 200, Reply { content_type: "text/plain", ..reply(request) }, b"ok\n");
+        origin::answer(out, 200, Reply { content_type: "text/plain", ..Reply::to(request) }, b"ok\n");
         return Next::Answered;
     }
-    if server.loopback_only && !is_local(request) {
+    if server.loopback_only && !local::is_local(request) {
         return refuse(request, json, out, 403, "Forbidden: only local Host and Origin are served");
     }
     match (request.path, request.method) {
         (b"/mcp", Method::Post) => post(server, request, json, out),
         (b"/mcp", Method::Get) => get(server, request, json, out),
         (b"/mcp", Method::Delete) => delete(server, request, json, out),
-        (b"/sse", Method::Get) => Next::OneStream(server.sessions.create(None)),
+        (b"/sse", Method::Get) => Next::OneStream(session::create(&server.sessions, None)),
         (b"/messages", Method::Post) => message(server, request, json, out),
         (b"/mcp", _) => refuse_method(request, json, out, "POST, GET, DELETE"),
         (b"/sse", _) => refuse_method(request, json, out, "GET"),
@@ -71,18 +61,18 @@ pub fn answer(server: &Server, request: &Request<'_>, json: &mut Vec<u8>, out: &
 }
 
 fn post(server: &Server, request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
-    if !is_json(request) {
+    if !request.is_json() {
         return refuse(request, json, out, 415, "Unsupported media type: send application/json");
     }
     if !request.accepts.json() && !request.accepts.events() {
         return refuse(request, json, out, 406, "Not acceptable: accept application/json and text/event-stream");
     }
     match mcp::post(server, &headers(request), request.body, json) {
-        Answer::Accepted => http::answer(out, 202, reply(request), b""),
-        Answer::Body(status) => http::answer(out, status, reply(request), json),
+        Answer::Accepted => origin::answer(out, 202, Reply::to(request), b""),
+        Answer::Body(status) => origin::answer(out, status, Reply::to(request), json),
         Answer::Created(session) => {
-            let reply = Reply { session: Some(session.id.as_str()), ..reply(request) };
-            http::answer(out, 200, reply, json);
+            let reply = Reply { session: Some(session.id.as_str()), ..Reply::to(request) };
+            origin::answer(out, 200, reply, json);
         }
         Answer::Stream(stream) if request.accepts.events() => return Next::Call(stream),
         // Dropping the works cancels those without a session; the others are taken out here.
@@ -107,15 +97,15 @@ fn get(server: &Server, request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec
         Err(next) => return next,
     };
     let Some(last) = request.last_event_id else {
-        return Next::Attach(session.standalone().attach(None), session);
+        return Next::Attach(session.streams.standalone().attach(None), session);
     };
     let Some((number, sequence)) = parse_event_id(last) else {
         return refuse(request, json, out, 400, "Bad request: no event has this Last-Event-ID");
     };
-    let reader = match session.stream(number) {
+    let reader = match session.streams.find(number) {
         Some(log) => log.attach(Some(sequence)),
         // Forgotten: what is left to say comes on the standalone stream.
-        None => session.standalone().attach(None),
+        None => session.streams.standalone().attach(None),
     };
     Next::Attach(reader, session)
 }
@@ -127,7 +117,7 @@ fn delete(server: &Server, request: &Request<'_>, json: &mut Vec<u8>, out: &mut 
     match session(server, request, json, out) {
         Ok(session) => {
             server.sessions.end(&session.id);
-            http::answer(out, 200, reply(request), b"");
+            origin::answer(out, 200, Reply::to(request), b"");
             Next::Answered
         }
         Err(next) => next,
@@ -153,28 +143,29 @@ fn session(
 
 /// POST of the 2024-11-05 transport: 202, and the answer on the session's stream.
 fn message(server: &Server, request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
-    if !is_json(request) {
+    if !request.is_json() {
         return refuse(request, json, out, 415, "Unsupported media type: send application/json");
     }
     let Some(id) = sse::query_parameter(request.path_and_query, b"sessionId") else {
         return refuse(request, json, out, 400, "Bad request: sessionId is required");
     };
-    let Some(session) = server.sessions.find(id.of(request.path_and_query)).filter(|session| session.one_stream) else {
+    let Some(session) = server.sessions.find(id.of(request.path_and_query)).filter(|session| session.streams.is_one())
+    else {
         return unknown_session(request, json, out);
     };
     let message = match message::parse(request.body) {
         Ok(message) => message,
         Err(bad) => {
             reply::error(json, bad.id, bad.code, bad.reason);
-            http::answer(out, 400, reply(request), json);
+            origin::answer(out, 400, Reply::to(request), json);
             return Next::Answered;
         }
     };
     let caller = legacy::caller_of(Arc::clone(&session));
     let outcome = legacy::serve(server, &caller, message, json);
-    http::answer(out, 202, reply(request), b"");
+    origin::answer(out, 202, Reply::to(request), b"");
     match outcome {
-        Outcome::Body(_) => session.standalone().push(json),
+        Outcome::Body(_) => session.streams.standalone().push(json),
         Outcome::Work(work) => return Next::Background(work, session),
         Outcome::Accepted | Outcome::Listen(_) => {}
     }
@@ -182,65 +173,16 @@ fn message(server: &Server, request: &Request<'_>, json: &mut Vec<u8>, out: &mut
 }
 
 fn refuse_method(request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>, allow: &'static str) -> Next {
-    reply::error(json, None, -32000, "Method not allowed");
-    http::answer(out, 405, Reply { allow: Some(allow), ..reply(request) }, json);
+    refusal::refuse_method(request, json, out, allow);
     Next::Answered
 }
 
 fn refuse(request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>, status: u16, reason: &str) -> Next {
-    reply::error(json, None, -32000, reason);
-    http::answer(out, status, reply(request), json);
+    refusal::refuse(request, json, out, status, reason);
     Next::Answered
 }
 
-/// 404 has a client begin anew (Streamable HTTP 2025-11-25, "Session Management").
 fn unknown_session(request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next {
-    reply::error(json, None, -32001, "Session not found");
-    http::answer(out, 404, reply(request), json);
+    refusal::unknown_session(request, json, out);
     Next::Answered
-}
-
-fn is_json(request: &Request<'_>) -> bool {
-    let kind = request.content_type.unwrap_or_default();
-    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    kind.eq_ignore_ascii_case(JSON.as_bytes())
-}
-
-/// Against DNS rebinding: a page that a browser loaded elsewhere reaches us under its own name.
-fn is_local(request: &Request<'_>) -> bool {
-    let host = is_local_authority(request.host);
-    let origin = request.origin.is_none_or(|origin| {
-        let authority = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
-        authority.is_some_and(is_local_authority)
-    });
-    host && origin
-}
-
-/// `host`, `host:port` or `[v6]:port` of this machine's loopback.
-fn is_local_authority(authority: &[u8]) -> bool {
-    let Ok(authority) = std::str::from_utf8(authority) else { return false };
-    let host = match authority.strip_prefix('[') {
-        Some(v6) => match v6.split_once(']') {
-            Some((host, port)) if port.is_empty() || port.starts_with(':') => host,
-            _ => return false,
-        },
-        None => authority.split(':').next().unwrap_or_default(),
-    };
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn local_authorities_are_loopback_only() {
-        for local in ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "127.9.9.9", "[::1]:80", "[::1]"] {
-            assert!(is_local_authority(local.as_bytes()), "{local}");
-        }
-        for foreign in ["evil.example.com", "localhost.evil.com", "10.0.0.1", "[::2]", "[::1]x", "", "127.0.0.1.nip.io"]
-        {
-            assert!(!is_local_authority(foreign.as_bytes()), "{foreign}");
-        }
-    }
 }

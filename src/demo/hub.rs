@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::events::EventLog;
 use super::reply::{string, text};
 use super::session::Session;
 use crate::base::SessionId;
+use crate::origin::EventLog;
 
 /// URIs that one listen stream may name.
 pub const LISTEN_URIS_MAX: usize = 64;
@@ -102,7 +102,8 @@ fn subscription_meta(out: &mut Vec<u8>, id: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::session::Sessions;
+    use crate::demo::session::create;
+    use crate::origin::Sessions;
     use std::pin::pin;
     use std::task::{Context, Waker};
 
@@ -116,7 +117,7 @@ mod tests {
     #[test]
     fn only_subscribers_of_the_resource_hear_of_it() {
         let (hub, sessions) = (Hub::default(), Sessions::default());
-        let session = sessions.create(None);
+        let session = create(&sessions, None);
         hub.enter(&session);
         assert!(session.subscribe("demo://a"));
         let listen = |uris: &[&str]| {
@@ -127,7 +128,7 @@ mod tests {
         hub.listen(&both);
         hub.listen(&other);
         hub.updated("demo://a");
-        assert!(heard(&session.standalone()).contains(r#""params":{"uri":"demo://a"}"#));
+        assert!(heard(&session.streams.standalone()).contains(r#""params":{"uri":"demo://a"}"#));
         assert!(heard(&both.log).contains(r#"subscriptionId":"sub"},"uri":"demo://a""#));
         assert_eq!(heard(&other.log), "");
     }
@@ -135,7 +136,7 @@ mod tests {
     #[test]
     fn subscribers_that_are_gone_are_forgotten() {
         let hub = Hub::default();
-        hub.enter(&Sessions::default().create(None));
+        hub.enter(&create(&Sessions::default(), None));
         hub.listen(&Arc::new(Listen { id: "1".into(), uris: Vec::new(), log: EventLog::plain() }));
         hub.updated("demo://a");
         assert!(hub.sessions.lock().expect("no panic").is_empty());

@@ -7,7 +7,7 @@ use super::mcp::{Answer, Caller, Outcome, Server, common, invalid, no_resource, 
 use super::message::{self, Level, Message, Params, Version, is_id};
 use super::mirrored::Headers;
 use super::reply::{self, Caching, SERVER_INFO, Style, string, text};
-use super::session::{Handshake, Session};
+use super::session::{self, Handshake, Session};
 
 /// Messages in one batch.
 const BATCH_MAX: usize = 100;
@@ -156,7 +156,7 @@ fn initialize(server: &Server, headers: &Headers<'_>, id: &str, params: &Params<
     initialized(out, id, handshake.version);
     match server.stateless {
         true => Answer::Body(200),
-        false => Answer::Created(server.sessions.create(Some(handshake))),
+        false => Answer::Created(session::create(&server.sessions, Some(handshake))),
     }
 }
 
@@ -213,7 +213,8 @@ fn request(
         }
         // On the 2024-11-05 transport the session is there before its handshake.
         ("initialize", session) => {
-            let handshake = negotiate(params).filter(|_| session.as_ref().is_some_and(|session| session.one_stream));
+            let handshake =
+                negotiate(params).filter(|_| session.as_ref().is_some_and(|session| session.streams.is_one()));
             match (session, handshake) {
                 (Some(session), Some(handshake)) if session.shake_hands(handshake) => {
                     initialized(out, id, handshake.version);

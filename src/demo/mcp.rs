@@ -12,15 +12,15 @@ use std::sync::atomic::AtomicU64;
 use futures_channel::oneshot;
 
 use super::catalog::{self, Catalog};
-use super::events::EventLog;
 use super::hub::{Hub, Listen};
 use super::message::{self, Level, MODERN_VERSION, Message, Params};
 use super::mirrored::Headers;
 use super::reply::{self, Caching, Style, string, text};
 use super::request_state::Sealer;
-use super::session::{Session, Sessions};
+use super::session::Session;
 use super::work::Work;
 use super::{legacy, modern, tools};
+use crate::origin::{EventLog, Sessions};
 
 /// What all workers of one demo server share.
 pub struct Server {
@@ -30,7 +30,7 @@ pub struct Server {
     pub stateless: bool,
     /// Refuse what names another host than this machine's loopback.
     pub loopback_only: bool,
-    pub sessions: Sessions,
+    pub sessions: Sessions<Session>,
     pub hub: Hub,
     pub catalog: Catalog,
     pub sealer: Sealer,
@@ -143,7 +143,7 @@ pub fn post(server: &Server, headers: &Headers<'_>, body: &[u8], out: &mut Vec<u
 
 /// The stream that carries these works.
 pub fn stream(session: Option<Arc<Session>>, mut works: Vec<Work>) -> Stream {
-    let log = session.as_ref().map_or_else(EventLog::plain, |session| session.open_stream());
+    let log = session.as_ref().map_or_else(EventLog::plain, |session| session.streams.open());
     let guards = works.iter_mut().filter_map(|work| work.guard.take()).collect();
     Stream { log, works, session, guards, listen: None }
 }

@@ -1,49 +1,44 @@
 //! The built-in MCP server: both eras over HTTP, to try a client or a proxy on, and to load one.
 //!
 //! ```text
-//! worker      accept, one runtime a thread
-//! connection  one connection: read a request whole, answer in one send
-//! http        heads and bodies
+//! origin      connections, heads and bodies, streams (a module of its own)
+//! service     what is left to do where the answer was made
 //! endpoint    paths, methods, Host and Origin      -> Next
 //! mcp         one POST: which era                  -> Answer
 //! ├ modern    2026-07-28: checks, listen           (mirrored, request_state)
 //! ├ legacy    initialize, sessions, batches        (session)
 //! └ tools     echo add slow ask touch whoami       -> Work
 //! work        calls that take time, writing to an event log
-//! events      one SSE stream's events, resumable   (hub: who hears of changed resources)
-//! relay       a log to the client
+//! hub         who hears of changed resources
 //! ```
 //!
-//! Everything down to `tools` is sans-io and answers into buffers that the connection keeps.
+//! Everything from `endpoint` down to `tools` is sans-io and answers into buffers that the connection keeps.
 
 mod catalog;
-mod connection;
 mod endpoint;
-mod events;
-mod http;
 mod hub;
 mod legacy;
 mod mcp;
 mod message;
 mod mirrored;
 mod modern;
-mod relay;
 mod reply;
 mod request_state;
+mod service;
 mod session;
 mod tools;
 mod work;
-mod worker;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use aws_lc_rs::rand;
 
 use crate::net::driver::Choice;
-use crate::net::listener;
+use crate::net::spawn as start;
+use crate::origin;
+pub use crate::origin::Running;
 use mcp::Server;
 
 /// How a demo server is to run.
@@ -70,42 +65,11 @@ impl Demo {
 
     /// Starts the server. Fails if the address cannot be bound, also when another server has it.
     pub fn spawn(self) -> io::Result<Running> {
-        let (address, listeners) = listener::bind(self.bind, self.workers.max(1))?;
         let replica = self.replica.unwrap_or_else(random_name).into_boxed_str();
-        let loopback_only = address.ip().is_loopback() && !self.behind_proxy;
+        let loopback_only = self.bind.ip().is_loopback() && !self.behind_proxy;
         let server = Arc::new(Server::new(replica, self.stateless, loopback_only));
-        let threads = listeners.into_iter().enumerate().map(|(index, listener)| {
-            let server = Arc::clone(&server);
-            let thread = std::thread::Builder::new().name(format!("demo-{index}"));
-            thread.spawn(move || {
-                if let Err(error) = worker::run(listener, server, self.driver, index == 0) {
-                    eprintln!("demo server: worker {index}: {error}");
-                }
-            })
-        });
-        Ok(Running { address, threads: threads.collect::<io::Result<_>>()? })
-    }
-}
-
-/// A demo server; its threads run until the process exits.
-#[derive(Debug)]
-pub struct Running {
-    pub address: SocketAddr,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Running {
-    /// Blocks for as long as the server runs, which is until a worker cannot go on.
-    pub fn join(self) {
-        for thread in self.threads {
-            // Why it ended has been said on stderr, by the worker or by the panic hook.
-            let _ended = thread.join();
-        }
-    }
-
-    /// Where the MCP endpoint is.
-    pub fn url(&self) -> String {
-        url(self.address)
+        let ticking = Arc::clone(&server);
+        origin::spawn("demo", self.bind, self.workers, self.driver, &server, move || start(service::tick(ticking)))
     }
 }
 

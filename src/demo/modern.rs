@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::catalog;
-use super::events::EventLog;
 use super::hub::{self, LISTEN_URIS_MAX, Listen};
 use super::mcp::{Caller, Outcome, Server, common, success};
 use super::message::{Level, MODERN_VERSION, Params};
 use super::mirrored::{self, Headers};
 use super::reply::{self, Caching, Style, string, text};
+use crate::origin::EventLog;
 
 /// Answers one request.
 pub fn request(

@@ -1,34 +1,21 @@
 //! Legacy sessions: what one `initialize` began, shared by all workers of the process.
 //!
-//! The demo keeps at most [`SESSIONS_MAX`] of them: a new one pushes out the one of its shard that
-//! was idle longest. Ending a session ends its streams and, by dropping their cancel handles, its
-//! running works.
+//! Ending a session ends its streams and, by dropping their cancel handles, its running works.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
 
-use aws_lc_rs::rand;
 use futures_channel::oneshot;
 
-use super::events::EventLog;
 use super::message::{Level, Version};
 use crate::base::SessionId;
+use crate::origin::{self, Sessions, Streams, new_id};
 
-pub const SESSIONS_MAX: usize = 100_000;
-const SHARDS: usize = 64;
-const SHARD_SESSIONS_MAX: usize = SESSIONS_MAX / SHARDS;
-
-/// Streams of calls kept for a client that may resume them; the oldest goes first.
-const CALL_STREAMS_MAX: usize = 16;
 /// Resources that one session may subscribe to.
 const SUBSCRIPTIONS_MAX: usize = 64;
 /// Calls of one session that may run at once.
 const RUNNING_MAX: usize = 256;
-
-/// Number of the stream that GET opens; calls count from 1.
-const STANDALONE: u32 = 0;
 
 /// What `initialize` settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +29,8 @@ pub struct Session {
     pub id: SessionId,
     /// Empty until `initialize` on the 2024-11-05 transport, where the session comes first.
     handshake: OnceLock<Handshake>,
-    /// On the 2024-11-05 transport everything goes out on the standalone stream, without event ids.
-    pub one_stream: bool,
+    pub streams: Streams,
     pub calls: AtomicU64,
-    /// Milliseconds after the table's start, of the last request.
-    used_ms: AtomicU64,
-    streams_opened: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -56,8 +39,6 @@ struct State {
     ended: bool,
     level: Option<Level>,
     subscriptions: Vec<Box<str>>,
-    standalone: Option<Arc<EventLog>>,
-    calls: VecDeque<(u32, Arc<EventLog>)>,
     /// Works by request id; dropping the sender cancels the work.
     running: HashMap<Box<str>, oneshot::Sender<()>>,
     /// Requests that we sent and that wait for an answer.
@@ -75,16 +56,13 @@ pub enum Refused {
 }
 
 impl Session {
-    fn new(handshake: Option<Handshake>, now_ms: u64) -> Session {
-        let mut random = [0u8; 24];
-        rand::fill(&mut random).expect("the system's random source works");
+    /// Without a handshake, one of the 2024-11-05 transport.
+    fn new(handshake: Option<Handshake>) -> Session {
         Session {
-            id: SessionId::from_random(random),
+            id: new_id(),
+            streams: if handshake.is_none() { Streams::one() } else { Streams::default() },
             handshake: handshake.map(OnceLock::from).unwrap_or_default(),
-            one_stream: handshake.is_none(),
             calls: AtomicU64::new(0),
-            used_ms: AtomicU64::new(now_ms),
-            streams_opened: AtomicU32::new(STANDALONE),
             state: Mutex::default(),
         }
     }
@@ -131,45 +109,10 @@ impl Session {
 
     /// Sends a notification on the standalone stream if `uri` is subscribed to.
     pub fn notify_subscribed(&self, uri: &str, event: &[u8]) {
-        let mut state = self.lock();
-        if state.subscriptions.iter().any(|known| **known == *uri) {
-            self.standalone_of(&mut state).push(event);
+        let subscribed = self.lock().subscriptions.iter().any(|known| **known == *uri);
+        if subscribed {
+            self.streams.standalone().push(event);
         }
-    }
-
-    /// The stream of GET, the one place for what belongs to no call.
-    pub fn standalone(&self) -> Arc<EventLog> {
-        let mut state = self.lock();
-        self.standalone_of(&mut state)
-    }
-
-    /// A new stream for a call's messages.
-    pub fn open_stream(&self) -> Arc<EventLog> {
-        if self.one_stream {
-            return self.standalone();
-        }
-        let number = self.streams_opened.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let log = EventLog::resumable(number);
-        let mut state = self.lock();
-        if state.calls.len() == CALL_STREAMS_MAX {
-            state.calls.pop_front();
-        }
-        state.calls.push_back((number, Arc::clone(&log)));
-        log
-    }
-
-    /// The stream that an event id names; `None` if it is forgotten.
-    pub fn stream(&self, number: u32) -> Option<Arc<EventLog>> {
-        if number == STANDALONE {
-            return Some(self.standalone());
-        }
-        let state = self.lock();
-        state.calls.iter().find(|(known, _)| *known == number).map(|(_, log)| Arc::clone(log))
-    }
-
-    /// Forgets a call's stream that was delivered to its end.
-    pub fn forget_stream(&self, number: u32) {
-        self.lock().calls.retain(|(known, _)| *known != number);
     }
 
     /// Registers a work under its request id; the receiver resolves when it is to stop.
@@ -216,89 +159,26 @@ impl Session {
         }
     }
 
-    /// Ends every stream and work.
-    fn end(&self) {
-        let state = {
-            let mut state = self.lock();
-            let ended = State { ended: true, ..State::default() };
-            std::mem::replace(&mut *state, ended)
-        };
-        state.standalone.iter().chain(state.calls.iter().map(|(_, log)| log)).for_each(|log| log.end());
-    }
-
-    fn standalone_of(&self, state: &mut State) -> Arc<EventLog> {
-        let log = state.standalone.get_or_insert_with(|| match self.one_stream {
-            true => EventLog::plain(),
-            false => EventLog::resumable(STANDALONE),
-        });
-        if state.ended {
-            log.end();
-        }
-        Arc::clone(log)
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code that holds the lock can leave the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// All sessions of one demo server.
-pub struct Sessions {
-    start: Instant,
-    shards: [Mutex<HashMap<SessionId, Arc<Session>>>; SHARDS],
-}
-
-impl Default for Sessions {
-    fn default() -> Self {
-        Sessions { start: Instant::now(), shards: std::array::from_fn(|_| Mutex::default()) }
+impl origin::Session for Session {
+    /// Ends every stream and work.
+    fn end(&self) {
+        let ended = State { ended: true, ..State::default() };
+        drop(std::mem::replace(&mut *self.lock(), ended));
+        self.streams.end();
     }
 }
 
-impl Sessions {
-    /// A new session; without a handshake, one of the 2024-11-05 transport.
-    pub fn create(&self, handshake: Option<Handshake>) -> Arc<Session> {
-        let session = Arc::new(Session::new(handshake, self.now_ms()));
-        let displaced = {
-            let mut shard = self.shard(&session.id);
-            let idlest = (shard.len() >= SHARD_SESSIONS_MAX)
-                .then(|| shard.values().min_by_key(|known| known.used_ms.load(Ordering::Relaxed)).map(|known| known.id))
-                .flatten();
-            shard.insert(session.id, Arc::clone(&session));
-            idlest.and_then(|idlest| shard.remove(&idlest))
-        };
-        if let Some(displaced) = displaced {
-            displaced.end();
-        }
-        session
-    }
-
-    /// The session of this id, if it goes on; notes that it was used.
-    pub fn find(&self, id: &[u8]) -> Option<Arc<Session>> {
-        let id = SessionId::parse(id)?;
-        let session = self.shard(&id).get(&id).map(Arc::clone)?;
-        session.used_ms.store(self.now_ms(), Ordering::Relaxed);
-        Some(session)
-    }
-
-    pub fn end(&self, id: &SessionId) {
-        let session = self.shard(id).remove(id);
-        if let Some(session) = session {
-            session.end();
-        }
-    }
-
-    fn shard(&self, id: &SessionId) -> MutexGuard<'_, HashMap<SessionId, Arc<Session>>> {
-        let (eight, _) = id.as_bytes().split_first_chunk::<8>().expect("an id is longer than eight bytes");
-        // Base64 text fills no bits evenly: the product's top bits depend on all of it.
-        let mixed = u64::from_le_bytes(*eight).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let shard = (mixed >> (u64::BITS - SHARDS.ilog2())) as usize;
-        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.start.elapsed().as_millis() as u64
-    }
+/// A new session of `sessions`; without a handshake, one of the 2024-11-05 transport.
+pub fn create(sessions: &Sessions<Session>, handshake: Option<Handshake>) -> Arc<Session> {
+    let session = Arc::new(Session::new(handshake));
+    sessions.insert(session.id, Arc::clone(&session));
+    session
 }
 
 #[cfg(test)]
@@ -310,7 +190,7 @@ mod tests {
     #[test]
     fn an_ended_session_is_unknown_and_its_works_are_cancelled() {
         let sessions = Sessions::default();
-        let session = sessions.create(LATEST);
+        let session = create(&sessions, LATEST);
         let mut cancelled = session.start("1").expect("first");
         assert_eq!(session.start("1").err(), Some(Refused::DuplicateId));
         assert_eq!(cancelled.try_recv(), Ok(None));
@@ -321,20 +201,8 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_sessions_is_bounded_and_the_idlest_goes() {
-        let sessions = Sessions::default();
-        let first = sessions.create(LATEST);
-        let kept = (0..SESSIONS_MAX * 5 / 4).map(|_| sessions.create(LATEST)).last().expect("many");
-        let total: usize = sessions.shards.iter().map(|shard| shard.lock().expect("no panic").len()).sum();
-        assert!(total <= SESSIONS_MAX, "{total} sessions");
-        assert!(total > SESSIONS_MAX * 9 / 10, "shards fill evenly: {total}");
-        assert!(sessions.find(first.id.as_bytes()).is_none());
-        assert!(sessions.find(kept.id.as_bytes()).is_some());
-    }
-
-    #[test]
     fn answers_reach_the_one_who_asked() {
-        let session = Sessions::default().create(LATEST);
+        let session = create(&Sessions::default(), LATEST);
         let ((first, mut one), (second, mut two)) = (session.ask(), session.ask());
         session.answer(&second.to_string(), Some("{}"));
         session.answer("\"1\"", Some("{}"));

@@ -9,12 +9,12 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use serde_json::value::RawValue;
 
-use super::events::EventLog;
 use super::mcp::Counters;
 use super::reply::{self, Caching, Style, text};
 use super::session::Session;
 use super::tools::{elicitation, fail, greeting, say_members};
 use crate::net::{Either, race, sleep, within};
+use crate::origin::EventLog;
 
 /// How long a user may take to answer `ask`.
 const ASK_TIMEOUT: Duration = Duration::from_secs(600);

@@ -7,10 +7,10 @@
 //! Whatever the stage, the server's end leads to the end of all that it started, and to our exit with its code. So does
 //! the proxy's death, at once.
 
-use std::io::{self, PipeReader, PipeWriter};
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::family::{self, Reaped};
@@ -27,8 +27,9 @@ const EXIT_RUN_TIME: u8 = 1;
 
 pub struct Start {
     pub server: Server,
-    pub stdin: PipeReader,
-    pub stdout: PipeWriter,
+    pub stdin: Stdio,
+    pub stdout: Stdio,
+    pub stderr: Stdio,
     pub before: Mask,
     pub proxy: Pid,
 }
@@ -43,7 +44,7 @@ enum Stage {
 
 /// The guard's whole life; the exit code to leave with.
 pub fn run(start: Start) -> u8 {
-    let Start { server, stdin, stdout, before, proxy } = start;
+    let Start { server, stdin, stdout, stderr, before, proxy } = start;
     let Server { program, arguments, grace } = server;
     match prepare(proxy) {
         Ok(true) => {}
@@ -56,7 +57,7 @@ pub fn run(start: Start) -> u8 {
     }
     let own = signals::own_pid();
     let mut command = Command::new(&program);
-    command.args(arguments).stdin(stdin).stdout(stdout).process_group(0);
+    command.args(arguments).stdin(stdin).stdout(stdout).stderr(stderr).process_group(0);
     // SAFETY: only async-signal-safe calls, and no allocation.
     unsafe {
         command.pre_exec(move || match signals::at_death_of_parent(libc::SIGKILL, own)? {

@@ -5,6 +5,7 @@ mod http;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::frames::{Glance, Mark};
 use super::lines::Lines;
 use super::queue::{Event, Kind};
 use super::shelf::{Key, Shelf};
@@ -73,7 +74,7 @@ fn say_line(rules: &Rules, shelf: &mut Shelf, stream: usize, at: u64, line: &[u8
         frame.stream = Some(Stream::Stderr);
     }
     let content = Content { bytes: message.unwrap_or(line), cut, is_text: message.is_none() };
-    say(rules, shelf, None, at, frame, content, None);
+    say(rules, shelf, None, at, frame, content, None, None);
 }
 
 /// What a frame holds, before it is cleaned.
@@ -86,9 +87,10 @@ pub struct Content<'a> {
 }
 
 /// What an exchange asked for: the id of its request, and the frame.
-type Asked<'a> = Option<(&'a str, u64)>;
+type Asked<'a> = Option<(&'a str, Mark)>;
 
-/// Put a frame on a tape, without its secrets; its number.
+/// Put a frame on a tape, without its secrets; where it is.
+#[expect(clippy::too_many_arguments, reason = "each is what one of the callers knows")]
 fn say(
     rules: &Rules,
     shelf: &mut Shelf,
@@ -96,13 +98,14 @@ fn say(
     at: u64,
     mut frame: Frame<'_>,
     content: Content<'_>,
+    answers: Option<Mark>,
     asked: Asked<'_>,
-) -> Option<u64> {
+) -> Option<Mark> {
     frame.cut = content.cut;
     let Some(cleaned) = rules.bytes(content.bytes) else {
         frame.cut += content.bytes.len() as u64;
         frame.redacted = true;
-        return shelf.frame(key, at, frame);
+        return shelf.frame(key, at, frame, answers);
     };
     let mut frame: Frame<'_> = frame;
     frame.redacted |= matches!(cleaned, std::borrow::Cow::Owned(_));
@@ -112,24 +115,27 @@ fn say(
             Ok(text) => frame.text = Some(text.into()),
             Err(_) => frame.hold(&cleaned),
         }
-        return shelf.frame(key, at, frame);
+        return shelf.frame(key, at, frame, answers);
     }
     frame.hold(&cleaned);
     // Also of a message on several lines, which is a text.
-    let Some(glance) = super::frames::Glance::of(&cleaned) else { return shelf.frame(key, at, frame) };
+    let Some(glance) = Glance::of(&cleaned) else {
+        return shelf.frame(key, at, frame, answers);
+    };
     let (from, id) = (frame.from, glance.id.map(|id| id.get()));
     frame.rpc = glance.rpc();
     frame.error |= glance.is_error();
+    let mut answers = answers;
     if let Some(id) = id.filter(|_| glance.is_answer()) {
-        let own = asked.filter(|(asked, _)| *asked == id && from != Side::Client).map(|(_, seq)| seq);
+        let own = asked.filter(|(asked, _)| *asked == id && from != Side::Client).map(|(_, frame)| frame);
         let elsewhere = shelf.awaited(key).and_then(|awaited| awaited.answer(from, id));
-        frame.answers = own.or(elsewhere).or(frame.answers);
+        answers = own.or(elsewhere).or(answers);
     }
-    let seq = shelf.frame(key, at, frame);
-    if let (Some(seq), Some(id), true) = (seq, id, glance.is_request())
+    let put = shelf.frame(key, at, frame, answers);
+    if let (Some(put), Some(id), true) = (put, id, glance.is_request())
         && let Some(awaited) = shelf.awaited(key)
     {
-        awaited.ask(from, id, seq);
+        awaited.ask(from, id, put);
     }
-    seq
+    put
 }

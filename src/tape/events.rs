@@ -10,6 +10,7 @@ pub struct Splitter {
     cut: u64,
     /// The end of what is not kept, to find the end of the event in.
     tail: Vec<u8>,
+    /// The first event is over; before it there may be a byte order mark.
     is_begun: bool,
 }
 
@@ -34,9 +35,6 @@ impl Splitter {
 
     /// The next piece, of whose events so many bytes are kept each; `each` gets those that end in it.
     pub fn feed(&mut self, mut piece: &[u8], keep: usize, mut each: impl FnMut(Block)) {
-        if !std::mem::replace(&mut self.is_begun, true) {
-            piece = piece.strip_prefix(b"\xef\xbb\xbf").unwrap_or(piece);
-        }
         while !piece.is_empty() {
             if self.cut > 0 {
                 // Three bytes of before are enough to see a blank line that begins there.
@@ -80,7 +78,9 @@ impl Splitter {
     }
 
     fn block(&mut self) -> Block {
-        let mut block = read(&self.held);
+        let is_first = !std::mem::replace(&mut self.is_begun, true);
+        let mark: &[u8] = if is_first { b"\xef\xbb\xbf" } else { b"" };
+        let mut block = read(self.held.strip_prefix(mark).unwrap_or(&self.held));
         block.cut = std::mem::take(&mut self.cut);
         self.held.clear();
         block

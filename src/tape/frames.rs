@@ -85,16 +85,23 @@ impl<'a> Glance<'a> {
     }
 }
 
+/// A frame that is on a tape, as long as its number means that one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    pub generation: u32,
+    pub seq: u64,
+}
+
 /// Which requests of a tape were answered by nobody yet.
 #[derive(Debug, Default)]
 pub struct Awaited {
-    by_id: HashMap<(Side, String), u64>,
+    by_id: HashMap<(Side, String), Mark>,
     order: VecDeque<(Side, String)>,
 }
 
 impl Awaited {
-    /// Frame `seq` asks, from this side.
-    pub fn ask(&mut self, from: Side, id: &str, seq: u64) {
+    /// This frame asks, from this side.
+    pub fn ask(&mut self, from: Side, id: &str, frame: Mark) {
         if id.len() > ID_BYTES_MAX {
             return;
         }
@@ -104,24 +111,18 @@ impl Awaited {
             self.by_id.remove(&oldest);
         }
         let key = (from, id.to_owned());
-        if self.by_id.insert(key.clone(), seq).is_none() {
+        if self.by_id.insert(key.clone(), frame).is_none() {
             self.order.push_back(key);
         }
     }
 
     /// The frame that an answer from this side is for.
-    pub fn answer(&mut self, from: Side, id: &str) -> Option<u64> {
+    pub fn answer(&mut self, from: Side, id: &str) -> Option<Mark> {
         let asked = if from == Side::Client { Side::Server } else { Side::Client };
         let key = (asked, id.to_owned());
-        let seq = self.by_id.remove(&key)?;
+        let frame = self.by_id.remove(&key)?;
         self.order.retain(|other| *other != key);
-        Some(seq)
-    }
-
-    /// The numbers that there were are used anew.
-    pub fn forget(&mut self) {
-        self.by_id.clear();
-        self.order.clear();
+        Some(frame)
     }
 }
 
@@ -154,14 +155,15 @@ mod tests {
     #[test]
     fn answers_find_their_requests_and_the_oldest_are_forgotten() {
         let mut awaited = Awaited::default();
-        awaited.ask(Side::Client, "1", 10);
-        awaited.ask(Side::Server, "1", 11);
-        assert_eq!(awaited.answer(Side::Client, "1"), Some(11));
-        assert_eq!((awaited.answer(Side::Server, "1"), awaited.answer(Side::Server, "1")), (Some(10), None));
+        let mark = |seq| Mark { generation: 1, seq };
+        awaited.ask(Side::Client, "1", mark(10));
+        awaited.ask(Side::Server, "1", mark(11));
+        assert_eq!(awaited.answer(Side::Client, "1"), Some(mark(11)));
+        assert_eq!((awaited.answer(Side::Server, "1"), awaited.answer(Side::Server, "1")), (Some(mark(10)), None));
         for n in 0..2000 {
-            awaited.ask(Side::Client, &n.to_string(), n);
+            awaited.ask(Side::Client, &n.to_string(), mark(n));
         }
         assert_eq!((awaited.by_id.len(), awaited.order.len()), (AWAITED_MAX, AWAITED_MAX));
-        assert_eq!((awaited.answer(Side::Server, "1999"), awaited.answer(Side::Server, "3")), (Some(1999), None));
+        assert_eq!((awaited.answer(Side::Server, "1999"), awaited.answer(Side::Server, "3")), (Some(mark(1999)), None));
     }
 }

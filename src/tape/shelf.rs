@@ -1,7 +1,7 @@
 //! Where tapes are: one file, or a directory with one for each session. Writes lines, checks limits, and stops while the disk
 //! takes nothing; what was not written is told in the tape once it goes on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::file::TapeFile;
-use super::frames::Awaited;
+use super::frames::{Awaited, Mark};
 use super::{Counts, EXTENSION, Source, Voice, limits};
 use crate::config::plan::RecordPlan;
 use crate::telemetry::moment::Dates;
@@ -19,9 +19,15 @@ use crate::wire::tape::{Frame, Gap, Head, Server, Transport, VERSION, Why, Write
 /// Files that are open at a time.
 const OPEN_MAX: usize = 64;
 /// Tapes that are known at a time; who was silent longest is ended first.
-const TAPES_MAX: usize = 1024;
+const TAPES_MAX: usize = 10_000;
 /// Bytes of a tape that wait for the end of a pass, at most.
 const WAITING_MAX: usize = 256 * 1024;
+/// Memory for lines that a tape keeps, bytes.
+const KEPT_MAX: usize = 4096;
+/// How often the tapes are looked through for what time brings.
+const ROUND: Duration = Duration::from_millis(250);
+/// A tape that is quiet for this long may be ended to make room.
+const QUIET: Duration = Duration::from_secs(5);
 /// A tape on which nothing happened is ended after this.
 const IDLE: Duration = Duration::from_secs(600);
 /// From a frame to the checkpoint that vouches for it.
@@ -45,12 +51,17 @@ pub struct Shelf {
     /// Where the recorder's clock begins.
     begun: Instant,
     tapes: HashMap<Key, Tape>,
+    /// Those with lines that wait.
+    waiting: Vec<Key>,
+    /// Those whose files are open, in the order of opening.
+    open: VecDeque<Key>,
     stopped: Option<Stop>,
     /// That nothing is written was said.
     is_failing: bool,
     /// Tapes in the place, as far as it is known.
     bytes: u64,
     looked: u64,
+    went_round: u64,
     tidied: Option<u64>,
 }
 
@@ -80,6 +91,8 @@ struct Tape {
     id: String,
     stem: String,
     part: u32,
+    /// Of the numbers of its frames: which other ones may stand for later.
+    generation: u32,
     /// On the recorder's clock, nanoseconds; as the latest event.
     begun: u64,
     last: u64,
@@ -149,10 +162,13 @@ impl Shelf {
             dates: Dates::default(),
             begun,
             tapes: HashMap::new(),
+            waiting: Vec::new(),
+            open: VecDeque::new(),
             stopped: None,
             is_failing: false,
             bytes: 0,
             looked: 0,
+            went_round: 0,
             tidied: None,
         };
         if transport == Transport::Stdio {
@@ -201,8 +217,8 @@ impl Shelf {
 
     // --- what is written ---------------------------------------------------------------------------------------------
 
-    /// Put a frame on the tape of `key`; its number, if it is there.
-    pub fn frame(&mut self, key: Key, at: u64, mut frame: Frame<'_>) -> Option<u64> {
+    /// Put a frame on the tape of `key`, which answers another one; where it is, if it is there.
+    pub fn frame(&mut self, key: Key, at: u64, mut frame: Frame<'_>, answers: Option<Mark>) -> Option<Mark> {
         let bytes = frame.content().map_or(0, |content| content.len() as u64) + frame.cut;
         if self.stopped.is_some() {
             self.counts.unwritten.fetch_add(1, Relaxed);
@@ -215,10 +231,15 @@ impl Shelf {
         tape.last = tape.last.max(at);
         let begun = tape.begun;
         let part = tape.current.as_mut()?;
+        if part.lines.is_empty() {
+            self.waiting.push(key);
+        }
         if tape.lost != (Gap { frames: 0, bytes: 0 }) {
             part.writer.gap(std::mem::replace(&mut tape.lost, Gap { frames: 0, bytes: 0 }), &mut part.lines);
         }
         frame.us = at.saturating_sub(begun) / 1000;
+        let generation = tape.generation;
+        frame.answers = answers.filter(|mark| mark.generation == generation).map(|mark| mark.seq);
         let seq = part.writer.frame(frame, &mut part.lines);
         if part.writer.wants_checkpoint() {
             part.checkpoint(at);
@@ -229,7 +250,7 @@ impl Shelf {
         } else if is_much {
             self.write(key);
         }
-        Some(seq)
+        Some(Mark { generation, seq })
     }
 
     /// What was not seen, or cannot be written, of the tape of `key`; told with its next frame.
@@ -263,11 +284,9 @@ impl Shelf {
 
     /// Write what waits. Called at the end of each pass.
     pub fn flush(&mut self) {
-        let waiting = |(key, tape): (&Key, &Tape)| {
-            tape.current.as_ref().is_some_and(|part| !part.lines.is_empty()).then_some(*key)
-        };
-        let keys: Vec<Key> = self.tapes.iter().filter_map(waiting).collect();
-        keys.into_iter().for_each(|key| self.write(key));
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.drain(..).for_each(|key| self.write(key));
+        self.waiting = waiting;
     }
 
     /// The session of `key` is over, or all is.
@@ -299,6 +318,7 @@ impl Shelf {
                 id: random_id(),
                 stem: self.stem(key, &started),
                 part: 0,
+                generation: 0,
                 begun: at,
                 last: at,
                 current: None,
@@ -314,7 +334,7 @@ impl Shelf {
             return;
         }
         tape.part += 1;
-        tape.awaited.forget();
+        tape.generation += 1;
         let mut started = Vec::new();
         self.dates.write(&mut started, self.begun + Duration::from_nanos(tape.begun));
         let head = Head {
@@ -330,6 +350,7 @@ impl Shelf {
         let mut lines = Vec::new();
         let writer = Writer::begin(&head, &mut lines);
         tape.current = Some(Part { writer, written: None, lines, file: None, checked: at });
+        self.waiting.push(key);
     }
 
     /// `20261125T200000Z-0123456789abcdef`, or as the one file is called.
@@ -349,13 +370,9 @@ impl Shelf {
     }
 
     fn write(&mut self, key: Key) {
-        let is_crowded = self.tapes.values().filter(|tape| tape.is_open()).count() >= OPEN_MAX;
-        if is_crowded && !self.tapes.get(&key).is_some_and(Tape::is_open) {
-            let oldest = self.tapes.values_mut().filter(|tape| tape.is_open()).min_by_key(|tape| tape.last);
-            oldest.into_iter().for_each(Tape::close);
-        }
         let Some(tape) = self.tapes.get_mut(&key) else { return };
-        let Some(part) = &mut tape.current else { return };
+        let Some(part) = tape.current.as_mut().filter(|part| !part.lines.is_empty()) else { return };
+        let was_open = part.file.as_ref().is_some_and(TapeFile::is_open);
         let frames = part.writer.frames() - part.written.as_ref().map_or(0, Writer::frames);
         let length = part.lines.len() as u64;
         let made = match &part.file {
@@ -371,7 +388,7 @@ impl Shelf {
                 self.counts.unwritten.fetch_add(frames, Relaxed);
                 tape.lost.frames += frames;
                 tape.lost.bytes += length;
-                tape.awaited.forget();
+                tape.generation += 1;
                 match part.written.clone() {
                     Some(written) => part.writer = written,
                     None => {
@@ -382,6 +399,14 @@ impl Shelf {
                 }
                 self.stop(&error.to_string(), true);
             }
+        }
+        if !was_open && self.tapes.get(&key).is_some_and(Tape::is_open) {
+            self.open.push_back(key);
+        }
+        while self.open.len() > OPEN_MAX
+            && let Some(oldest) = self.open.pop_front()
+        {
+            self.tapes.get_mut(&oldest).into_iter().for_each(Tape::close);
         }
         self.counts.open.store(self.tapes.len() as u64, Relaxed);
     }
@@ -410,6 +435,15 @@ impl Shelf {
             self.looked = now;
             self.look(now);
         }
+        if now.saturating_sub(self.went_round) >= ROUND.as_nanos() as u64 {
+            self.went_round = now;
+            self.go_round(now);
+        }
+        self.flush();
+    }
+
+    /// Checkpoints, and the end of what is silent.
+    fn go_round(&mut self, now: u64) {
         let mut idle = Vec::new();
         for (key, tape) in &mut self.tapes {
             let is_idle = now.saturating_sub(tape.last) >= IDLE.as_nanos() as u64 && tape.busy == 0;
@@ -417,7 +451,13 @@ impl Shelf {
                 idle.push(*key);
             }
             let Some(part) = &mut tape.current else { continue };
-            if part.has_unchecked() && now.saturating_sub(part.checked) >= CHECKPOINT.as_nanos() as u64 {
+            if !self.is_failing
+                && part.has_unchecked()
+                && now.saturating_sub(part.checked) >= CHECKPOINT.as_nanos() as u64
+            {
+                if part.lines.is_empty() {
+                    self.waiting.push(*key);
+                }
                 part.checkpoint(now);
             }
         }
@@ -425,21 +465,25 @@ impl Shelf {
             self.end(key, Why::Idle);
             self.tapes.remove(&key);
         }
-        self.flush();
     }
 
     fn look(&mut self, now: u64) {
-        let is_too_much = |bytes| self.plan.total_bytes_max.is_some_and(|max| bytes > max);
+        let max = self.plan.total_bytes_max;
+        let is_too_much = move |bytes| max.is_some_and(|max| bytes > max);
         let is_time = self.tidied.is_none_or(|tidied| now.saturating_sub(tidied) >= TIDY.as_nanos() as u64);
         if is_time || is_too_much(self.bytes) {
             self.tidied = Some(now);
             self.tidy();
+            if is_too_much(self.bytes) && self.transport == Transport::Http {
+                self.end_what_is_quiet(now);
+                self.tidy();
+            }
         }
         let free = limits::free(self.place.directory());
         let is_full = self.plan.free_bytes_min.is_some_and(|min| free.is_some_and(|free| free < min));
         if is_full {
             self.stop("the disk has less room than record.min_free", false);
-        } else if self.plan.total_bytes_max.is_some_and(|max| self.bytes > max) {
+        } else if is_too_much(self.bytes) {
             self.stop("tapes that are in use take more than record.total_bytes", false);
         } else if let Some(stop) = self.stopped.filter(|stop| now >= stop.until) {
             self.stopped = None;
@@ -452,7 +496,8 @@ impl Shelf {
     fn tidy(&mut self) {
         let plan = &self.plan;
         let mine = |path: &Path| match &self.place {
-            Place::One { files, .. } => files.iter().any(|file| file == path),
+            // However the directory is spelt.
+            Place::One { files, .. } => files.iter().any(|file| file.file_name() == path.file_name()),
             Place::Many { .. } => true,
         };
         match limits::tidy(self.place.directory(), mine, plan.total_bytes_max, plan.age_max) {
@@ -489,6 +534,16 @@ impl Shelf {
         match self.voice {
             Voice::Log => tracing::warn!("{what}"),
             Voice::Stderr => eprintln!("shadowcat: {what}"),
+        }
+    }
+
+    /// Files that are in use are not deleted: of those that seem not to be, others will be.
+    fn end_what_is_quiet(&mut self, now: u64) {
+        let is_quiet = |tape: &Tape| tape.busy == 0 && now.saturating_sub(tape.last) >= QUIET.as_nanos() as u64;
+        let quiet: Vec<Key> = self.tapes.iter().filter(|(_, tape)| is_quiet(tape)).map(|(key, _)| *key).collect();
+        for key in quiet {
+            self.end(key, Why::Idle);
+            self.tapes.remove(&key);
         }
     }
 
@@ -542,7 +597,7 @@ impl Part {
         counts.bytes.fetch_add(lines.len() as u64, Relaxed);
         self.written = Some(self.writer.clone());
         // Its memory is used again, unless it is much.
-        if lines.capacity() <= WAITING_MAX {
+        if lines.capacity() <= KEPT_MAX {
             self.lines = lines;
             self.lines.clear();
         }

@@ -31,6 +31,7 @@ mod pool;
 mod power;
 mod probes;
 mod rates;
+mod record;
 mod reload;
 mod replicas;
 mod sealed;

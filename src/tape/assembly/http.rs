@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use super::{Assembly, Content, EXCHANGES_MAX, HELD_MAX, say};
 use crate::base::SessionId;
 use crate::tape::events::{Block, Splitter};
+use crate::tape::frames::{Glance, Mark};
 use crate::tape::numbers;
 use crate::tape::queue::{Event, Kind, flag};
 use crate::tape::shelf::{Key, Shelf};
@@ -47,8 +48,8 @@ pub struct Exchange {
     response_body: Option<Body>,
     events: Option<Splitter>,
     /// The id that it asks with, and the frame.
-    asked: Option<(String, u64)>,
-    request_seq: Option<u64>,
+    asked: Option<(String, Mark)>,
+    request_frame: Option<Mark>,
     upstream: String,
     is_own: bool,
     is_delete: bool,
@@ -188,7 +189,8 @@ impl Exchange {
     fn settle(&mut self, scene: &mut Scene<'_>) {
         if self.place.is_none() {
             let key = self.session.as_ref().map(session_hash);
-            self.place = Some((key, scene.shelf.begin_exchange(key, scene.at)));
+            let at = self.request.as_ref().map_or(scene.at, |said| said.at);
+            self.place = Some((key, scene.shelf.begin_exchange(key, at)));
         }
         let Some(said) = self.request.take() else { return };
         let (method, target, headers, redacted) = request_head(scene.rules, &said.head);
@@ -197,19 +199,19 @@ impl Exchange {
         frame.redacted = redacted;
         let mut body = said.body;
         let content = if body.is_whole { body.content() } else { Content::default() };
-        let seq = self.put(frame, content, said.at, scene);
-        self.request_seq = seq;
-        self.asks(content.bytes, seq);
+        let put = self.put(frame, content, said.at, None, scene);
+        self.request_frame = put;
+        self.asks(content.bytes, put);
         if !body.is_whole {
             body.is_whole = false;
             self.request_body = Some(body);
         }
     }
 
-    fn asks(&mut self, content: &[u8], seq: Option<u64>) {
-        let glance = crate::tape::frames::Glance::of(content).filter(|glance| glance.is_request());
-        if let (Some(id), Some(seq)) = (glance.and_then(|glance| glance.id), seq) {
-            self.asked = Some((id.get().to_owned(), seq));
+    fn asks(&mut self, content: &[u8], put: Option<Mark>) {
+        let glance = Glance::of(content).filter(|glance| glance.is_request());
+        if let (Some(id), Some(put)) = (glance.and_then(|glance| glance.id), put) {
+            self.asked = Some((id.get().to_owned(), put));
         }
     }
 
@@ -228,13 +230,12 @@ impl Exchange {
         frame.http = Some(Http::Response { status: self.status, headers });
         frame.redacted = redacted;
         frame.error = self.status >= 400;
-        frame.answers = self.request_seq;
         let upstream = std::mem::take(&mut self.upstream);
-        frame.upstream = (!upstream.is_empty()).then(|| Cow::Borrowed(upstream.as_str()));
+        frame.upstream = (!upstream.is_empty()).then_some(Cow::Borrowed(upstream.as_str()));
         let body = said.body;
         self.is_answered = body.is_whole;
         let content = if body.is_whole { body.content() } else { Content::default() };
-        self.put(frame, content, said.at, scene);
+        self.put(frame, content, said.at, self.request_frame, scene);
         if !body.is_whole && self.events.is_none() {
             self.response_body = Some(body);
         }
@@ -248,9 +249,9 @@ impl Exchange {
         });
         frame.http = Some(Http::Body);
         let content = body.content();
-        let seq = self.put(frame, content, scene.at, scene);
+        let put = self.put(frame, content, scene.at, None, scene);
         if is_request {
-            self.asks(content.bytes, seq);
+            self.asks(content.bytes, put);
         }
     }
 
@@ -260,7 +261,7 @@ impl Exchange {
         for comment in &block.comments {
             let mut frame = self.frame(Side::Server);
             frame.http = Some(Http::Comment);
-            self.put(frame, Content { bytes: comment, cut: 0, is_text: true }, at, scene);
+            self.put(frame, Content { bytes: comment, cut: 0, is_text: true }, at, None, scene);
         }
         let Block { id, event, retry, data, cut, .. } = block;
         if data.is_none() && id.is_none() && event.is_none() && retry.is_none() {
@@ -274,7 +275,7 @@ impl Exchange {
         }
         let mut frame = self.frame(Side::Server);
         frame.http = Some(Http::Event { id: id.map(Cow::Owned), event: event.map(Cow::Owned), retry });
-        self.put(frame, Content { bytes: &data, cut, is_text: false }, at, scene);
+        self.put(frame, Content { bytes: &data, cut, is_text: false }, at, None, scene);
     }
 
     fn end(&mut self, event: &Event, scene: &mut Scene<'_>) {
@@ -309,7 +310,7 @@ impl Exchange {
         if how != b"complete" || !self.is_answered || frames > 0 {
             let mut frame = self.frame(Side::Proxy);
             frame.http = Some(Http::End { how: String::from_utf8_lossy(how).into_owned().into() });
-            self.put(frame, Content::default(), scene.at, scene);
+            self.put(frame, Content::default(), scene.at, None, scene);
         }
         scene.shelf.end_exchange(key);
         let has_ended = self.is_delete && (200..300).contains(&self.status) && !self.is_own;
@@ -325,10 +326,17 @@ impl Exchange {
         frame
     }
 
-    fn put(&self, frame: Frame<'_>, content: Content<'_>, at: u64, scene: &mut Scene<'_>) -> Option<u64> {
+    fn put(
+        &self,
+        frame: Frame<'_>,
+        content: Content<'_>,
+        at: u64,
+        answers: Option<Mark>,
+        scene: &mut Scene<'_>,
+    ) -> Option<Mark> {
         let (key, _) = self.place?;
-        let asked = self.asked.as_ref().map(|(id, seq)| (id.as_str(), *seq));
-        say(scene.rules, scene.shelf, key, at, frame, content, asked)
+        let asked = self.asked.as_ref().map(|(id, frame)| (id.as_str(), *frame));
+        say(scene.rules, scene.shelf, key, at, frame, content, answers, asked)
     }
 }
 

@@ -1,7 +1,7 @@
 //! One SSE stream's events, kept until they are delivered and, where the stream can be resumed, a
 //! while longer.
 //!
-//! A work or the session pushes; at most one [`Reader`] (the HTTP response that carries the stream)
+//! Whoever has something to say pushes; at most one [`Reader`] (the HTTP response that carries the stream)
 //! takes. Attaching a reader displaces the one before it, so that a client which lost its connection
 //! need not wait until the server notices. Pushers and readers may live on different workers: both
 //! wait by wakers, which monoio delivers across threads.
@@ -16,20 +16,35 @@ use std::task::{Context, Poll, Waker};
 /// Events kept of one stream. A pusher with a reader waits for room; without one the oldest goes.
 const EVENTS_MAX: usize = 128;
 
+/// Bytes kept of one stream, besides one event that may be longer; as above.
+const BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// Rendered bytes that one [`Reader::next`] gathers before it returns (at least one event).
 const BATCH_BYTES: usize = 32 * 1024;
 
-/// The stream's name in event ids: `<number>-<sequence>`. `None` where events have no ids.
 #[derive(Debug)]
 pub struct EventLog {
-    number: Option<u32>,
+    form: Form,
     state: Mutex<State>,
+}
+
+/// What is pushed, and how it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// JSON; the event gets no id.
+    Plain,
+    /// JSON; the event gets the id `<number>-<sequence>`.
+    Numbered(u32),
+    /// The event as it stands in a stream, with its id if it has one.
+    Verbatim,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Rendered JSON of the events, the first with sequence number `first`.
+    /// What was pushed, the first with sequence number `first`.
     events: VecDeque<Box<[u8]>>,
+    /// Together.
+    bytes: usize,
     first: u64,
     /// Sequence number of the first event that no reader has confirmed.
     undelivered: u64,
@@ -54,15 +69,21 @@ pub enum Step {
 impl EventLog {
     /// A stream whose events carry ids `<number>-1`, `<number>-2`, ... and can be resumed.
     pub fn resumable(number: u32) -> Arc<EventLog> {
-        Arc::new(EventLog {
-            number: Some(number),
-            state: Mutex::new(State { first: 1, undelivered: 1, ..State::default() }),
-        })
+        EventLog::new(Form::Numbered(number))
     }
 
     /// A stream without ids: what was delivered is forgotten.
     pub fn plain() -> Arc<EventLog> {
-        Arc::new(EventLog { number: None, state: Mutex::new(State { first: 1, undelivered: 1, ..State::default() }) })
+        EventLog::new(Form::Plain)
+    }
+
+    /// A stream that is pushed whole events, ids and line ends included, and that can be resumed by their place: the first is 1.
+    pub fn verbatim() -> Arc<EventLog> {
+        EventLog::new(Form::Verbatim)
+    }
+
+    fn new(form: Form) -> Arc<EventLog> {
+        Arc::new(EventLog { form, state: Mutex::new(State { first: 1, undelivered: 1, ..State::default() }) })
     }
 
     /// Adds one message; ignored when the stream has ended.
@@ -72,12 +93,26 @@ impl EventLog {
             return;
         }
         state.events.push_back(event.into());
-        if state.events.len() > EVENTS_MAX {
-            state.events.pop_front();
-            state.first += 1;
+        state.bytes += event.len();
+        while state.events.len() > EVENTS_MAX || (state.bytes > BYTES_MAX && state.events.len() > 1) {
+            state.drop_first();
             state.undelivered = state.undelivered.max(state.first);
         }
         state.wake_reader();
+    }
+
+    /// Whether a push would displace what nobody has got yet.
+    pub fn is_full(&self) -> bool {
+        self.lock().is_full()
+    }
+
+    /// The one event that there ever was, taken out of a stream that nobody reads.
+    pub fn take_only(&self) -> Option<Box<[u8]>> {
+        let mut state = self.lock();
+        let is_only = state.ended && !state.attached && state.first == 1 && state.events.len() == 1;
+        let event = is_only.then(|| state.drop_first()).flatten();
+        state.undelivered = state.undelivered.max(state.first);
+        event
     }
 
     /// Nothing follows; the reader gets what is there and then [`Step::End`].
@@ -92,7 +127,7 @@ impl EventLog {
     pub async fn room(&self) {
         poll_fn(|context| {
             let mut state = self.lock();
-            if state.ended || !state.attached || state.waiting() < EVENTS_MAX {
+            if state.ended || !state.attached || !state.is_full() {
                 return Poll::Ready(());
             }
             state.pusher = Some(context.waker().clone());
@@ -125,8 +160,18 @@ impl State {
         self.first + self.events.len() as u64
     }
 
-    fn waiting(&self) -> usize {
-        (self.end() - self.undelivered) as usize
+    fn is_full(&self) -> bool {
+        let delivered = (self.undelivered - self.first) as usize;
+        let waiting = self.events.len() - delivered;
+        let bytes = || self.events.iter().skip(delivered).map(|event| event.len()).sum::<usize>();
+        waiting >= EVENTS_MAX || (self.bytes >= BYTES_MAX && bytes() >= BYTES_MAX)
+    }
+
+    fn drop_first(&mut self) -> Option<Box<[u8]>> {
+        let event = self.events.pop_front()?;
+        self.first += 1;
+        self.bytes -= event.len();
+        Some(event)
     }
 
     fn wake_reader(&mut self) {
@@ -154,7 +199,7 @@ impl Reader {
     /// The id that a client resumes from before any event came, as an event without data
     /// (Streamable HTTP 2025-11-25, "priming").
     pub fn prime(&self, out: &mut Vec<u8>) {
-        if let Some(number) = self.log.number {
+        if let Form::Numbered(number) = self.log.form {
             write!(out, "id: {number}-{}\ndata: \n\n", self.next - 1).expect("writing to a Vec does not fail");
         }
     }
@@ -198,15 +243,18 @@ impl Reader {
 
     /// The stream's number where its events have ids.
     pub fn number(&self) -> Option<u32> {
-        self.log.number
+        match self.log.form {
+            Form::Numbered(number) => Some(number),
+            Form::Plain | Form::Verbatim => None,
+        }
     }
 
     fn confirm(&mut self, state: &mut State) {
         state.undelivered = state.undelivered.max(self.next);
-        if self.log.number.is_none() {
-            let delivered = (state.undelivered - state.first) as usize;
-            state.events.drain(..delivered);
-            state.first = state.undelivered;
+        if self.log.form == Form::Plain {
+            while state.first < state.undelivered {
+                state.drop_first();
+            }
         }
         state.wake_pusher();
     }
@@ -215,12 +263,16 @@ impl Reader {
         let (from, start) = (self.next.max(state.first), out.len());
         self.next = from;
         for event in state.events.iter().skip((from - state.first) as usize) {
-            if let Some(number) = self.log.number {
-                writeln!(out, "id: {number}-{}", self.next).expect("writing to a Vec does not fail");
+            if self.log.form == Form::Verbatim {
+                out.extend_from_slice(event);
+            } else {
+                if let Form::Numbered(number) = self.log.form {
+                    writeln!(out, "id: {number}-{}", self.next).expect("writing to a Vec does not fail");
+                }
+                out.extend_from_slice(b"event: message\ndata: ");
+                out.extend_from_slice(event);
+                out.extend_from_slice(b"\n\n");
             }
-            out.extend_from_slice(b"event: message\ndata: ");
-            out.extend_from_slice(event);
-            out.extend_from_slice(b"\n\n");
             self.next += 1;
             if out.len() - start >= BATCH_BYTES {
                 break;
@@ -333,6 +385,42 @@ mod tests {
         let (_, text) = take(&mut log.attach(Some(0)));
         assert!(text.starts_with(&format!("id: 1-{}\n", EVENTS_MAX + 1)));
         assert_eq!(text.matches("data:").count(), EVENTS_MAX);
+    }
+
+    #[test]
+    fn keeps_a_bounded_number_of_bytes_but_any_one_event() {
+        let log = EventLog::resumable(1);
+        let mut reader = log.attach(None);
+        let long = vec![b'x'; BYTES_MAX / 2];
+        log.push(&long);
+        assert!(poll(log.room()).is_ready());
+        log.push(&long);
+        assert!(log.is_full() && poll(log.room()).is_pending());
+        log.push(&vec![b'y'; 2 * BYTES_MAX]);
+        let (_, text) = take(&mut reader);
+        assert!(text.starts_with("id: 1-3\n") && text.len() > 2 * BYTES_MAX, "{} bytes", text.len());
+    }
+
+    #[test]
+    fn whole_events_are_written_as_they_are_and_resumed_by_place() {
+        let log = EventLog::verbatim();
+        log.push(b"id: x\r\nevent: message\r\ndata: 1\r\n\r\n");
+        log.push(b"retry: 10\n\n");
+        assert!(take(&mut log.attach(None)).1.ends_with("data: 1\r\n\r\nretry: 10\n\n"));
+        assert_eq!(take(&mut log.attach(Some(1))).1, "retry: 10\n\n");
+    }
+
+    #[test]
+    fn one_event_and_the_end_can_be_taken_as_a_whole() {
+        let log = EventLog::resumable(1);
+        log.push(b"a");
+        assert_eq!(log.take_only(), None);
+        log.end();
+        assert_eq!(log.take_only().as_deref(), Some(&b"a"[..]));
+        let two = EventLog::resumable(1);
+        ["a", "b"].iter().for_each(|event| two.push(event.as_bytes()));
+        two.end();
+        assert_eq!(two.take_only(), None);
     }
 
     #[test]

@@ -1,21 +1,21 @@
 //! One connection: read a request whole, answer it in one send, again.
 
+use std::future::pending;
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use memchr::memmem;
 
-use super::endpoint::{self, Next};
-use super::http::{self, BODY_BYTES_MAX, Framing, HEAD_LIMITS, Refused, Reply, Request};
-use super::mcp::Server;
-use super::relay;
-use super::reply;
-use super::work;
-use crate::net::{Buffer, Stream, spawn, within};
+use super::http::{self, BODY_BYTES_MAX, Framing, HEAD_LIMITS, JSON, Refused, Reply, Request};
+use super::{Late, Next, Service, relay};
+use crate::net::{Buffer, Either, Expired, Stream, race, within};
 use crate::wire::http1::body::BodyDecoder;
 use crate::wire::http1::framing::BodyLength;
 use crate::wire::http1::head::{Method, Progress, RequestHead};
+use crate::wire::jsonrpc;
+use crate::wire::mcp::code;
 
 /// How long a connection may wait between requests: longer than proxies keep theirs pooled.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -25,6 +25,11 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a refused client's remaining bytes are read, so that it gets to see the answer.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A client that sends this much ahead of its answer is watched no longer.
+const AHEAD_BYTES_MAX: usize = 64 * 1024;
+/// How long a wait for an answer lasts before it is begun anew.
+const WATCH_TURN: Duration = Duration::from_secs(60);
 
 /// Least room of a read, bytes.
 const READ_BYTES: usize = 4 * 1024;
@@ -45,7 +50,7 @@ pub struct Connection {
 }
 
 /// Serves a connection until either side ends it.
-pub async fn serve(stream: Stream, server: Arc<Server>) {
+pub async fn serve<S: Service>(stream: Stream, service: Arc<S>) {
     let mut connection = Connection {
         stream,
         input: Buffer::default(),
@@ -55,7 +60,7 @@ pub async fn serve(stream: Stream, server: Arc<Server>) {
         json: Vec::new(),
     };
     // An error here is the peer's: it left, or broke the transport.
-    let _ended = connection.run(&server).await;
+    let _ended = connection.run(&service).await;
 }
 
 /// Where the request at hand is.
@@ -88,9 +93,9 @@ impl From<Refused> for End {
 }
 
 impl Connection {
-    async fn run(&mut self, server: &Arc<Server>) -> io::Result<()> {
+    async fn run<S: Service>(&mut self, service: &Arc<S>) -> io::Result<()> {
         loop {
-            match self.exchange(server).await {
+            match self.exchange(service).await {
                 Ok(true) => {}
                 Ok(false) => {
                     self.stream.shutdown().await;
@@ -103,7 +108,7 @@ impl Connection {
     }
 
     /// Reads and answers one request; false if the connection ends.
-    async fn exchange(&mut self, server: &Arc<Server>) -> Result<bool, End> {
+    async fn exchange<S: Service>(&mut self, service: &Arc<S>) -> Result<bool, End> {
         self.receive_head().await?;
         let framing = http::frame(&self.head, self.input.bytes())?;
         let place = self.receive_body(framing).await?;
@@ -112,9 +117,10 @@ impl Connection {
             Place::Apart => (&self.head_bytes[..], &self.body[..]),
         };
         let request = Request::new(&self.head, bytes, body, framing.transport)?;
-        let reply = endpoint::reply(&request);
+        let reply = Reply::to(&request);
         let mut output = Buffer::small();
-        let next = endpoint::answer(server, &request, &mut self.json, output.vec());
+        self.json.clear();
+        let next = service.answer(&request, &mut self.json, output.vec());
         if self.head.method == Method::Head {
             // All that an answer to HEAD may not have is its body (RFC 9110 section 9.3.2).
             let end = memmem::find(output.bytes(), b"\r\n\r\n").map_or(0, |at| at + 4);
@@ -128,24 +134,24 @@ impl Connection {
                 *room = Vec::new();
             }
         }
-        let alive = match next {
+        let late = match next {
             Next::Answered => {
                 self.send(output).await?;
-                true
+                return Ok(framing.transport.keep_alive);
             }
-            Next::Background(task, session) => {
-                spawn(work::run_all(vec![task], session.standalone(), false));
+            Next::Stream(stream) => Late::Stream(stream),
+            Next::Later(answer) => match self.patiently(answer).await? {
+                Some(late) => late,
+                None => return Ok(false),
+            },
+        };
+        let alive = match late {
+            Late::Stream(stream) => relay::run(self, framing.transport, reply, output, stream).await?,
+            Late::Body(whole) => {
+                let session = whole.session.as_ref().map(|id| id.as_str());
+                http::answer(output.vec(), whole.status, Reply { session, ..reply }, &whole.json);
                 self.send(output).await?;
                 true
-            }
-            Next::Call(stream) => relay::call(self, framing.transport, reply, output, stream).await?,
-            Next::Attach(reader, session) => {
-                relay::attach(self, framing.transport, reply, output, reader, &session).await?
-            }
-            Next::OneStream(session) => {
-                let sent = relay::one_stream(self, framing.transport, reply, output, &session).await;
-                server.sessions.end(&session.id);
-                sent?
             }
         };
         Ok(alive && framing.transport.keep_alive)
@@ -199,6 +205,46 @@ impl Connection {
         }
     }
 
+    /// What `future` comes to; `None` if the client left first.
+    async fn patiently<T>(&mut self, mut future: Pin<Box<dyn Future<Output = T>>>) -> io::Result<Option<T>> {
+        loop {
+            match self.attend(WATCH_TURN, Pin::new(&mut future)).await? {
+                Some(Ok(value)) => return Ok(Some(value)),
+                Some(Err(Expired)) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Waits for `future`, but no longer than `limit`, and watches the client meanwhile; `None` if it left.
+    pub async fn attend<F: Future>(
+        &mut self,
+        limit: Duration,
+        mut future: Pin<&mut F>,
+    ) -> io::Result<Option<Result<F::Output, Expired>>> {
+        loop {
+            // Until the client sends something its connection needs no buffer.
+            if self.input.is_empty() {
+                self.input = Buffer::default();
+            }
+            let watched = self.input.len() < AHEAD_BYTES_MAX;
+            let client = within(limit, async {
+                match watched {
+                    true => self.stream.readable().await,
+                    false => pending().await,
+                }
+            });
+            match race(future.as_mut(), pin!(client)).await {
+                Either::First(value) => return Ok(Some(Ok(value))),
+                Either::Second(Ok(readable)) => readable?,
+                Either::Second(Err(Expired)) => return Ok(Some(Err(Expired))),
+            }
+            if self.fill().await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
     /// Sends all of it.
     pub async fn send(&mut self, output: Buffer) -> io::Result<()> {
         match within(WRITE_TIMEOUT, self.stream.write_all(output)).await {
@@ -226,8 +272,9 @@ impl Connection {
     /// over unread bytes would send.
     async fn refuse(&mut self, status: u16) -> io::Result<()> {
         self.json.clear();
-        reply::error(&mut self.json, None, -32600, "Bad request: the HTTP request was refused");
-        let reply = Reply { content_type: "application/json", close: true, ..Reply::default() };
+        let reason = "Bad request: the HTTP request was refused";
+        jsonrpc::error(&mut self.json, None, code::INVALID_REQUEST, reason, None);
+        let reply = Reply { content_type: JSON, close: true, ..Reply::default() };
         let mut output = Buffer::small();
         http::answer(output.vec(), status, reply, &self.json);
         self.send(output).await?;

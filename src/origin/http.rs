@@ -1,4 +1,4 @@
-//! HTTP as the demo needs it: what it reads off a request's head, and the heads of its answers.
+//! HTTP as an origin server needs it: what it reads off a request's head, and the heads of its answers.
 
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -7,6 +7,8 @@ use crate::wire::http1::encode;
 use crate::wire::http1::framing::{self, BodyLength, FramingError};
 use crate::wire::http1::head::{HeadError, HeadLimits, Method, Name, RequestHead, Version};
 use crate::wire::mcp::header;
+
+pub const JSON: &str = "application/json";
 
 pub const HEAD_LIMITS: HeadLimits = HeadLimits { head_bytes: 32 * 1024, fields: 100, target_bytes: 8 * 1024 };
 /// Bytes of one request body, decoded.
@@ -28,9 +30,12 @@ impl From<FramingError> for Refused {
     }
 }
 
-/// What the demo acts upon, of one request.
-#[derive(Clone, Copy, Debug, Default)]
+/// What an origin server acts upon, of one request.
+#[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
+    head: &'a RequestHead,
+    /// Of the head, and maybe of what follows it.
+    bytes: &'a [u8],
     pub method: Method,
     pub path: &'a [u8],
     pub path_and_query: &'a [u8],
@@ -42,7 +47,6 @@ pub struct Request<'a> {
     pub version: Option<&'a [u8]>,
     pub mcp_method: Option<&'a [u8]>,
     pub mcp_name: Option<&'a [u8]>,
-    pub region: Option<&'a [u8]>,
     pub last_event_id: Option<&'a [u8]>,
     pub body: &'a [u8],
     pub transport: Transport,
@@ -109,15 +113,31 @@ pub fn frame(head: &RequestHead, bytes: &[u8]) -> Result<Framing, Refused> {
 impl<'a> Request<'a> {
     /// Reads the fields; `bytes` begins with the head.
     pub fn new(
-        head: &RequestHead,
+        head: &'a RequestHead,
         bytes: &'a [u8],
         body: &'a [u8],
         transport: Transport,
     ) -> Result<Request<'a>, Refused> {
         let path_and_query = head.path_and_query.of(bytes);
         let path = &path_and_query[..memchr::memchr(b'?', path_and_query).unwrap_or(path_and_query.len())];
-        let mut request = Request { method: head.method, path, path_and_query, body, transport, ..Request::default() };
-        request.host = head.host(bytes)?;
+        let mut request = Request {
+            head,
+            bytes,
+            method: head.method,
+            path,
+            path_and_query,
+            host: head.host(bytes)?,
+            accepts: Accepts::default(),
+            content_type: None,
+            origin: None,
+            session: None,
+            version: None,
+            mcp_method: None,
+            mcp_name: None,
+            last_event_id: None,
+            body,
+            transport,
+        };
         for field in &head.fields {
             let value = field.value.of(bytes);
             let slot = match field.known {
@@ -132,7 +152,6 @@ impl<'a> Request<'a> {
                 Name::McpProtocolVersion => &mut request.version,
                 Name::McpSessionId => &mut request.session,
                 Name::Origin => &mut request.origin,
-                Name::Other if field.name.of(bytes).eq_ignore_ascii_case(b"mcp-param-region") => &mut request.region,
                 _ => continue,
             };
             // Two of a field that selects what is served: a proxy may have looked at the other one.
@@ -141,6 +160,26 @@ impl<'a> Request<'a> {
             }
         }
         Ok(request)
+    }
+
+    /// The value of a field that has no place of its own here.
+    ///
+    /// # Errors
+    /// There are two.
+    pub fn other(&self, name: &[u8]) -> Result<Option<&'a [u8]>, Refused> {
+        let fields = self.head.fields.iter().filter(|field| field.known == Name::Other);
+        let mut values = fields.filter(|field| field.name.of(self.bytes).eq_ignore_ascii_case(name));
+        match (values.next(), values.next()) {
+            (value, None) => Ok(value.map(|field| field.value.of(self.bytes))),
+            _ => Err(Refused(400)),
+        }
+    }
+
+    /// Whether the body says that it is JSON.
+    pub fn is_json(&self) -> bool {
+        let kind = self.content_type.unwrap_or_default();
+        let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        kind.eq_ignore_ascii_case(JSON.as_bytes())
     }
 }
 
@@ -153,6 +192,14 @@ pub struct Reply<'a> {
     pub close: bool,
     /// The client spoke HTTP/1.0 and wants the connection kept.
     pub says_keep_alive: bool,
+}
+
+impl Reply<'_> {
+    /// The beginnings of an answer to this request.
+    pub fn to(request: &Request<'_>) -> Reply<'static> {
+        let Transport { http10, keep_alive } = request.transport;
+        Reply { content_type: JSON, close: !keep_alive, says_keep_alive: http10 && keep_alive, ..Reply::default() }
+    }
 }
 
 /// Appends a whole answer.
@@ -236,12 +283,12 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_the_demo_acts_upon() {
+    fn reads_what_a_server_acts_upon() {
         let wire = b"POST /mcp?x=1 HTTP/1.1\r\nHost: a\r\nmcp-session-ID:  s \r\nAccept: text/html\r\n\
                      Accept: text/event-stream;q=0.5, */*;q=0\r\nMCP-PARAM-REGION: r\r\n\r\n";
         let read = read(wire, |request| {
             assert_eq!((request.path, request.path_and_query), (&b"/mcp"[..], &b"/mcp?x=1"[..]));
-            assert_eq!((request.session, request.region), (Some(&b"s"[..]), Some(&b"r"[..])));
+            assert_eq!((request.session, request.other(b"mcp-param-region")), (Some(&b"s"[..]), Ok(Some(&b"r"[..]))));
             assert!(request.accepts.events() && !request.accepts.json());
         });
         assert_eq!(read, Ok(()));
