@@ -14,6 +14,7 @@ mod file;
 mod frames;
 mod limits;
 mod lines;
+mod part;
 pub mod queue;
 mod shelf;
 mod thread;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::file::TapeFile;
 use super::frames::{Awaited, Mark};
+use super::part::Part;
 use super::{Counts, EXTENSION, Source, Voice, limits};
 use crate::config::plan::RecordPlan;
 use crate::telemetry::moment::Dates;
@@ -22,8 +23,6 @@ const OPEN_MAX: usize = 64;
 const TAPES_MAX: usize = 10_000;
 /// Bytes of a tape that wait for the end of a pass, at most.
 const WAITING_MAX: usize = 256 * 1024;
-/// Memory for lines that a tape keeps, bytes.
-const KEPT_MAX: usize = 4096;
 /// How often the tapes are looked through for what time brings.
 const ROUND: Duration = Duration::from_millis(250);
 /// A tape that is quiet for this long may be ended to make room.
@@ -103,17 +102,6 @@ struct Tape {
     exchanges: u64,
     /// Exchanges that are under way.
     busy: u32,
-}
-
-/// The file of a tape that is written.
-struct Part {
-    writer: Writer,
-    /// The writer of before the lines that wait; `None`: nothing was written yet.
-    written: Option<Writer>,
-    lines: Vec<u8>,
-    /// `None`: not made yet.
-    file: Option<TapeFile>,
-    checked: u64,
 }
 
 impl Shelf {
@@ -584,33 +572,6 @@ impl Tape {
 
     fn close(&mut self) {
         self.current.as_mut().and_then(|part| part.file.as_mut()).into_iter().for_each(TapeFile::close);
-    }
-}
-
-impl Part {
-    fn write(&mut self, counts: &Counts) -> io::Result<()> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        let lines = std::mem::take(&mut self.lines);
-        file.append(&lines)?;
-        let before = self.written.as_ref().map_or(0, Writer::frames);
-        counts.frames.fetch_add(self.writer.frames() - before, Relaxed);
-        counts.bytes.fetch_add(lines.len() as u64, Relaxed);
-        self.written = Some(self.writer.clone());
-        // Its memory is used again, unless it is much.
-        if lines.capacity() <= KEPT_MAX {
-            self.lines = lines;
-            self.lines.clear();
-        }
-        Ok(())
-    }
-
-    fn checkpoint(&mut self, at: u64) {
-        self.writer.checkpoint(&mut self.lines);
-        self.checked = at;
-    }
-
-    fn has_unchecked(&self) -> bool {
-        self.writer.has_unchecked()
     }
 }
 
