@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
 #[path = "support/tape.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
 mod tape;
 #[path = "support/wait.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -44,7 +45,7 @@ fn said(tape: &Tape, from: &str, stream: Option<&str>) -> Vec<u8> {
                 // As it stands in the line, which a parser would not keep.
                 let line = tape.text.lines().find(|line| line.starts_with(&format!("{{\"seq\":{},", frame["seq"])));
                 let (_, message) = line.expect("the line").split_once("\"message\":").expect("a message");
-                bytes.extend_from_slice(message[..message.len() - 1].as_bytes());
+                bytes.extend_from_slice(&message.as_bytes()[..message.len() - 1]);
                 bytes.push(b'\n');
             }
             (_, Some(text), _) => bytes.extend_from_slice(text.as_bytes()),

@@ -12,6 +12,8 @@ use super::doctor::DoctorArgs;
 use super::forward::ForwardCommand;
 use super::health::HealthArgs;
 use super::record::RecordArgs;
+use super::replay::ReplayArgs;
+use super::tape::args::TapeCommand;
 use crate::config::schema::{DRIVERS, WORKERS_MAX};
 use crate::config::{self, Sources};
 
@@ -42,6 +44,11 @@ pub enum Command {
     Forward(ForwardCommand),
     /// Record what forward, reverse or gateway pass on: record --output FILE -- forward stdio -- COMMAND
     Record(RecordArgs),
+    /// Be the server that a recording is of
+    Replay(ReplayArgs),
+    /// See recordings, turn them into other forms, delete them
+    #[command(subcommand)]
+    Tape(TapeCommand),
     /// Check a configuration, or show what holds.
     #[command(subcommand)]
     Config(ConfigCommand),

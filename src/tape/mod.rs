@@ -1,4 +1,5 @@
-//! L3: recording. What workers and copies see is left in queues, one each, and one thread makes tapes of it.
+//! L3: tapes as files. They are read by [`read`] and the like; they are written by a recorder: what workers and copies see
+//! is left in queues, one each, and one thread makes tapes of it.
 //!
 //! ```text
 //! worker --copy--> Queue --+
@@ -12,6 +13,7 @@ mod assembly;
 mod events;
 mod file;
 mod frames;
+mod input;
 mod limits;
 mod lines;
 mod part;
@@ -28,6 +30,7 @@ use crate::config::plan::RecordPlan;
 use crate::telemetry::Doorbell;
 use crate::wire::tape::Server;
 pub use assembly::{CLIENT, SERVER, STDERR};
+pub use input::{Error, Read, Tail, head_of, line_at, read, tail_of};
 use queue::{Facts, Queue};
 pub use thread::Running;
 

@@ -349,7 +349,7 @@ pub async fn answer(
     mut out: Buffer,
     answer: Answer,
     begun: &mut bool,
-    mut inspect: Inspect,
+    mut inspect: Inspect<'_>,
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
 ) -> Result<bool, Refusal> {
@@ -411,7 +411,7 @@ pub async fn answer(
 async fn shape(
     piece: &mut Buffer,
     decoder: &mut BodyDecoder,
-    inspect: &mut Inspect,
+    inspect: &mut Inspect<'_>,
     exchange: &Exchange<'_>,
     events: Option<&mut EventScanner>,
 ) -> Result<bool, Refusal> {
