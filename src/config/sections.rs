@@ -1,0 +1,11 @@
+//! Which sections are on.
+
+use super::layers::Layers;
+
+/// A section with an `enabled` key: that says it, and without one anything it says turns it on.
+pub fn is_on(layers: &Layers, section: &str) -> bool {
+    match layers.optional::<bool>(&format!("{section}.enabled")) {
+        Some(enabled) => enabled,
+        None => layers.said_in(section).next().is_some(),
+    }
+}
