@@ -105,6 +105,7 @@ pub fn admit<'a>(
 ) -> Result<Request<'a>, Refusal> {
     if let Some(Admitted { host, framing, .. }) = memory.filter(|memory| memory.view == view.number) {
         let framing = framing::restated(framing, head, bytes).map_err(Refusal::framing)?;
+        within_limit(&view.view.plan, &framing)?;
         return Ok(Request { head, bytes, host: host.of(bytes), framing });
     }
     let request = judge(&view.view.plan, client, head, bytes)?;
@@ -121,11 +122,7 @@ fn judge<'a>(plan: &Plan, client: &Client, head: &'a RequestHead, bytes: &'a [u8
     if matches!(head.method, Method::Connect | Method::Trace) {
         return Err(Refusal::METHOD);
     }
-    if let (BodyLength::Length(length), Some(max)) = (framing.body, plan.limits.body_bytes_max)
-        && length > max
-    {
-        return Err(Refusal::BODY_TOO_LONG);
-    }
+    within_limit(plan, &framing)?;
     let request = Request { head, bytes, host, framing };
     if is_probe(request.path()) {
         return Ok(request);
@@ -139,6 +136,13 @@ fn judge<'a>(plan: &Plan, client: &Client, head: &'a RequestHead, bytes: &'a [u8
         return Err(refused_unread(&request, Refusal::ORIGIN));
     }
     Ok(request)
+}
+
+fn within_limit(plan: &Plan, framing: &RequestFraming) -> Result<(), Refusal> {
+    match (framing.body, plan.limits.body_bytes_max) {
+        (BodyLength::Length(length), Some(max)) if length > max => Err(Refusal::BODY_TOO_LONG),
+        _ => Ok(()),
+    }
 }
 
 /// A refused request whose body is still to come ends the connection.

@@ -105,6 +105,13 @@ impl Exchange<'_> {
         }
     }
 
+    /// As [`write_client`](Exchange::write_client), not at the end of the turn but now.
+    pub async fn write_client_now(&self, bytes: Buffer) -> Result<(), Refusal> {
+        self.account.sent_client(bytes.len());
+        let limit = self.plan().timeouts.write;
+        self.write_to(&self.client.stream, limit, bytes).await.0.map_err(|_| Refusal::CLIENT_GONE)
+    }
+
     pub async fn write_client(&self, bytes: Buffer) -> Result<(), Refusal> {
         let limit = self.plan().timeouts.write;
         self.account.sent_client(bytes.len());
