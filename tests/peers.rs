@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 mod authorized;
 #[path = "peers/balancers.rs"]
 mod balancers;
+#[path = "peers/bridge.rs"]
+mod bridge;
 #[path = "peers/prometheus.rs"]
 mod prometheus;
 #[path = "peers/record.rs"]

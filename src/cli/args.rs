@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::admin::args::AdminArgs;
 use super::doctor::DoctorArgs;
-use super::forward::ForwardCommand;
+use super::forward::{ForwardCommand, GuardArgs};
 use super::health::HealthArgs;
 use super::record::RecordArgs;
 use super::replay::ReplayArgs;
@@ -69,6 +69,8 @@ pub enum Command {
     Man,
     /// Run the built-in MCP server alone, for tests and load.
     Demo(DemoArgs),
+    #[command(name = super::forward::GUARD, hide = true)]
+    Guard(GuardArgs),
     #[command(name = super::STORE_CHECK, hide = true)]
     StoreCheck { directory: PathBuf },
 }
@@ -238,7 +240,7 @@ fn long_version() -> &'static str {
 }
 
 /// Wrong usage is told by clap, with the exit code for it; the configuration reads the text again.
-fn address(text: &str) -> Result<String, String> {
+pub fn address(text: &str) -> Result<String, String> {
     config::address(text).map(|_| text.to_owned())
 }
 

@@ -63,6 +63,7 @@ pub fn run() -> Result<ExitCode, Failure> {
         Some(Command::Completions { shell }) => print::completions(shell),
         Some(Command::Man) => print::man(),
         Some(Command::Demo(args)) => demo::run(&args),
+        Some(Command::Guard(args)) => forward::guard(&args),
         Some(Command::StoreCheck { directory }) => Ok(store_check(&directory)),
         None => run_the_mode_of_the_environment(),
     }
