@@ -221,3 +221,37 @@ fn what_cannot_be_recorded_is_told() {
     }
     assert_eq!(fs::read_dir(directory.path()).expect("a directory").count(), 0);
 }
+
+#[test]
+fn forward_http_is_recorded_like_any_server() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let answering = r#"s/.*"id":\([^,}]*\).*/{"jsonrpc":"2.0","id":\1,"result":{"tools":[]}}/p"#;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shadowcat"));
+    command.current_dir(directory.path()).args(["record", "--output", "tapes", "--", "forward", "http"]);
+    command.args(["--listen", "127.0.0.1:0", "--", "sed", "-un", answering]).stderr(Stdio::piped());
+    let mut running = Running(command.spawn().expect("it starts"));
+    let mut lines = BufReader::new(running.0.stderr.take().expect("stderr")).lines().map_while(Result::ok);
+    let address =
+        lines.find_map(|line| Some(line.split_once("listening on http://")?.1.to_owned())).expect("an address");
+    let said = thread::spawn(move || lines.count());
+    let body = r#"{"jsonrpc":"2.0","id":7,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"t","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}}}"#;
+    let mut client = std::net::TcpStream::connect(&address).expect("a connection");
+    let fields = "Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\n\
+        MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/list\r\nConnection: close\r\n";
+    let head = format!("POST /mcp HTTP/1.1\r\nHost: {address}\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
+    client.write_all((head + body).as_bytes()).expect("written");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.contains(r#""tools":[]"#), "{answer}");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&running.0), rustix::process::Signal::TERM)
+        .expect("a signal");
+    running.0.wait().expect("ended");
+    said.join().expect("a thread");
+    let found = tapes(&directory.path().join("tapes"));
+    assert_eq!(found.len(), 1);
+    found[0].check();
+    let asked =
+        found[0].frames().into_iter().find(|frame| frame["rpc"]["method"] == "tools/list").expect("the request");
+    assert!(found[0].frames().iter().any(|frame| frame["answers"] == asked["seq"] && frame["from"] == "server"));
+    assert_eq!(found[0].end(), Some("finished"));
+}

@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser};
 
 use super::args::{Cli, Command, MoreSettings, key_and_value};
-use super::forward::ForwardCommand;
+use super::forward::{self, ForwardCommand};
 use super::{Failure, serve};
 use crate::config::plan::{Plan, RecordPlan};
 use crate::tape::queue::{Facts, Kind};
@@ -50,6 +50,10 @@ pub fn run(args: &RecordArgs) -> Result<ExitCode, Failure> {
         }
         _ if args.config.is_some() => {
             Err(wrong("give --config to the command that is recorded: record -- reverse --config FILE"))
+        }
+        Some(Command::Forward(ForwardCommand::Http(mut http))) => {
+            http.set.extend(settings);
+            forward::run(&ForwardCommand::Http(http))
         }
         Some(Command::Reverse(mut server) | Command::Gateway(mut server)) => {
             server.set(&settings);

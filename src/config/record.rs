@@ -23,9 +23,8 @@ pub fn plan(planner: &mut Planner<'_>) -> Option<RecordPlan> {
         return None;
     }
     let Some(output) = layers.optional(OUTPUT) else {
-        let (path, _) = layers.said_in("record").next()?;
-        let path = path.to_owned();
-        planner.blame(&path, format!("{path} without {OUTPUT}: say where the tapes go (record --output)"));
+        let message = format!("record.enabled without {OUTPUT}: say where the tapes go (record --output)");
+        planner.blame("record.enabled", message);
         return None;
     };
     let plan = RecordPlan {

@@ -15,7 +15,6 @@ fn a_server_loads_what_is_switched_off() {
 fn what_is_to_be_left_out_of_a_recording_is_checked() {
     for (text, expected) in [
         ("enabled = true", "record.enabled without record.output"),
-        ("max_age = 60", "record.max_age without record.output"),
         ("output = \"/t\"\nredact_paths = [\"params.pin\"]", "`params.pin`: a JSON path begins with $"),
         ("output = \"/t\"\nredact_patterns = [\"(\"]", "unclosed group"),
         ("output = \"/t\"\nredact_patterns = [\"x*\"]", "matches the empty text"),
