@@ -1,7 +1,7 @@
 //! A request in the steady state takes nothing from the heap: the whole server in this process, its allocations counted.
 //!
 //! The request is what a busy client sends: a POST over a connection that stays open, with a session and a token, a limit for
-//! each user, and metrics.
+//! each user, and metrics; recorded or not.
 
 #[expect(dead_code, unused_imports, reason = "made for all black-box tests, of which few are here")]
 #[path = "support/mod.rs"]
@@ -23,7 +23,9 @@ use shadowcat::config::plan::Plan;
 use shadowcat::config::{self, Sources};
 use shadowcat::control::{self, ServiceManager, Source, Start, log};
 use shadowcat::store::{self, Store};
+use shadowcat::tape;
 use shadowcat::telemetry::{LogFilter, Logs};
+use shadowcat::wire::tape::Server;
 use support::idp::Idp;
 use support::mcp::{self, Replica};
 use support::wait::wait_for;
@@ -111,7 +113,13 @@ fn serve(config: &Path, logs: Arc<Logs>, filter: Arc<LogFilter>) -> SocketAddr {
         let store = Store::open(store::Options { place, started, ..store::Options::default() }).expect("a store");
         let source = Source { log: filter, read: Box::new(|| Err("it does not change".into())), files: vec![] };
         let manager = ServiceManager::default();
-        let start = Start { plan, source, store, logs, started, faults: false, manager, passed: vec![] };
+        let source_of_tapes = tape::Source::Http(Server::default());
+        let recording = plan.record.as_ref().map(|record| {
+            let prepared = tape::prepare(record, source_of_tapes, plan.workers, tape::Voice::Log);
+            prepared.expect("a place for tapes").start().expect("a thread")
+        });
+        let recorder = recording.as_ref().map(tape::Running::recorder);
+        let start = Start { plan, source, store, logs, recorder, started, faults: false, manager, passed: vec![] };
         control::serve(start, |address| tell.send(address).expect("somebody waits")).expect("a server");
     });
     listening.recv_timeout(PATIENCE).expect("a server that listens")
@@ -128,23 +136,26 @@ fn a_request_allocates_nothing() {
     let (idp, replica) = (Idp::start(), Replica::new("one"));
     let folder = tempfile::tempdir().expect("a folder");
     let mut log = None;
-    for driver in ["io_uring", "epoll"] {
-        let config = folder.path().join(format!("{driver}.toml"));
+    for (driver, recorded) in [("io_uring", false), ("epoll", false), ("io_uring", true), ("epoll", true)] {
+        let name = format!("{driver}-{recorded}");
+        let config = folder.path().join(format!("{name}.toml"));
         let text = format!(
             "[proxy]\nbind = \"127.0.0.1:0\"\nworker_threads = 1\ndriver = \"{driver}\"\n\
              [session]\ndatabase_path = \"{}\"\n\
              [auth]\nissuer = \"{}\"\naudience = [\"https://mcp.example.com\"]\n\
              [rate_limit]\nper_user = 1000000\n\
+             [record]\nenabled = {recorded}\noutput = \"{}\"\n\
              [[upstreams]]\nname = \"one\"\nurl = \"{}\"\n",
-            folder.path().join(driver).display(),
+            folder.path().join(&name).display(),
             idp.issuer(),
+            folder.path().join(format!("{name}-tapes")).display(),
             replica.upstream.url(),
         );
         std::fs::write(&config, text).expect("written");
         let log = log.get_or_insert_with(|| log::start(&plan(&config), None).expect("a log"));
         let address = serve(&config, log.logs.clone(), log.filter.clone());
         let taken = taken_by_requests(address, &format!("Authorization: Bearer {}\r\n", idp.token("ada")));
-        assert!(taken <= SPARED, "{REQUESTS} requests on {driver} took {taken} allocations, which are shown above");
+        assert!(taken <= SPARED, "{REQUESTS} requests on {name} took {taken} allocations, which are shown above");
     }
 }
 

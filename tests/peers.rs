@@ -17,6 +17,8 @@ mod balancers;
 mod bridge;
 #[path = "peers/prometheus.rs"]
 mod prometheus;
+#[path = "peers/record.rs"]
+mod record;
 #[path = "peers/schema.rs"]
 mod schema;
 #[path = "peers/stdio.rs"]

@@ -11,6 +11,7 @@ use super::admin::args::AdminArgs;
 use super::doctor::DoctorArgs;
 use super::forward::{ForwardCommand, GuardArgs};
 use super::health::HealthArgs;
+use super::record::RecordArgs;
 use super::replay::ReplayArgs;
 use super::tape::args::TapeCommand;
 use crate::config::schema::{DRIVERS, WORKERS_MAX};
@@ -41,6 +42,8 @@ pub enum Command {
     /// Stand in front of one server for one client on this machine
     #[command(subcommand)]
     Forward(ForwardCommand),
+    /// Record what forward, reverse or gateway pass on: record --output FILE -- forward stdio -- COMMAND
+    Record(RecordArgs),
     /// Be the server that a recording is of
     Replay(ReplayArgs),
     /// See recordings, turn them into other forms, delete them
@@ -172,6 +175,11 @@ pub enum AuthCommand {
 }
 
 impl ServerArgs {
+    /// Settings that somebody else's flags say.
+    pub fn set(&mut self, set: &[(String, String)]) {
+        self.more.set.extend_from_slice(set);
+    }
+
     /// What the flags and the environment say.
     pub fn sources(&self) -> Sources {
         let mut sources = self.more.sources(self.config.clone());

@@ -87,7 +87,7 @@ pub struct GuardArgs {
 pub fn run(command: &ForwardCommand) -> Result<ExitCode, Failure> {
     match command {
         ForwardCommand::Stdio(args) => {
-            let code = stdio::forward(server(&args.command, args.grace)).map_err(failed("forward stdio"))?;
+            let code = stdio::forward(args.server(), None).map_err(failed("forward stdio"))?;
             Ok(ExitCode::from(code))
         }
         ForwardCommand::Http(args) => http(args),
@@ -136,6 +136,12 @@ fn http(args: &HttpArgs) -> Result<ExitCode, Failure> {
         eprintln!("shadowcat: a server could not be ended in time");
     }
     served
+}
+
+impl StdioArgs {
+    pub fn server(&self) -> stdio::Server {
+        server(&self.command, self.grace)
+    }
 }
 
 impl HttpArgs {

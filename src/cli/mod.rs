@@ -9,6 +9,7 @@ mod doctor;
 mod forward;
 mod health;
 mod print;
+mod record;
 mod replay;
 mod serve;
 mod tape;
@@ -50,6 +51,7 @@ pub fn run() -> Result<ExitCode, Failure> {
         Some(Command::Reverse(args)) => serve::run(&args),
         Some(Command::Gateway(args)) => serve::run(&args),
         Some(Command::Forward(command)) => forward::run(&command),
+        Some(Command::Record(args)) => record::run(&args),
         Some(Command::Config(command)) => config::run(&command),
         Some(Command::Metrics) => print::print(&crate::telemetry::families::reference()),
         Some(Command::Auth(command)) => auth::run(&command),

@@ -39,11 +39,14 @@ pub struct ReplayArgs {
 pub fn run(args: &ReplayArgs) -> Result<ExitCode, Failure> {
     let script = Script::read(&args.tape).map_err(|error| Failure { code: 1, message: error.to_string() })?;
     let name = args.tape.display();
-    if script.damaged > 0 || script.lost > 0 {
-        let (damaged, lost) = (script.damaged, script.lost);
-        eprintln!(
-            "shadowcat: {name}: {damaged} lines cannot be read, {lost} frames were not recorded: they are missing here"
-        );
+    for (count, what) in [
+        (script.damaged, "lines cannot be read"),
+        (script.lost, "frames were not recorded"),
+        (script.cut, "messages of the client were not kept whole (record.body_bytes)"),
+    ] {
+        if count > 0 {
+            eprintln!("shadowcat: {name}: {count} {what}, and are missing here");
+        }
     }
     if script.calls() == 0 {
         return Err(Failure {

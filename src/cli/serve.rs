@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Failure;
 use super::args::ServerArgs;
+use super::{Failure, record};
 use crate::config::plan::{Durability, Plan, StoreKind};
 use crate::control::{self, Outcome, ServiceManager, Source, Start, log, otlp};
 use crate::net::listener::Unfit;
 use crate::store::{self, OpenError, Store};
-use crate::{config, demo};
+use crate::{config, demo, tape};
 
 /// Address in use (`EX_UNAVAILABLE` of sysexits).
 pub const EXIT_UNAVAILABLE: u8 = 69;
@@ -61,13 +61,15 @@ pub fn serve(
     let source = Source { log: log.filter.clone(), read: Box::new(move || read_again(&sources)), files };
     let traces = plan.telemetry.as_ref().zip(bell).map(|(traces, bell)| otlp::start(traces, bell, log.logs.clone()));
     let _traces = traces.transpose().map_err(Failure::config)?;
+    let recording = plan.record.as_ref().map(|record| record::start(record, &plan)).transpose()?;
+    let recorder = recording.as_ref().map(tape::Running::recorder);
     let started = Instant::now();
     manager.starting("opening the session store", STORE_CHECK_TIME);
     let store = open_store(&plan, started)?;
     let listening = |address: SocketAddr| announce(address, &plan, banner);
     let faults = cfg!(debug_assertions) && std::env::var_os("SHADOWCAT_FAULTS").is_some();
     let logs = log.logs.clone();
-    let start = Start { plan: plan.clone(), source, store, logs, started, faults, manager, passed };
+    let start = Start { plan: plan.clone(), source, store, logs, recorder, started, faults, manager, passed };
     match control::serve(start, listening) {
         Ok(Outcome::Drained) => Ok(ExitCode::SUCCESS),
         Ok(Outcome::CutShort) => Ok(ExitCode::from(1)),

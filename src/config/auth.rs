@@ -9,7 +9,7 @@ use super::items;
 use super::layers::{Origin, Record};
 use super::plan::*;
 use super::planning::Planner;
-use super::unbuilt::is_on;
+use super::sections::is_on;
 use crate::base::{KeyHash, Secret};
 use crate::wire::jose::Algorithm;
 

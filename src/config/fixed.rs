@@ -22,6 +22,7 @@ impl Plan {
             ("[logging]", self.log != next.log),
             ("[admin]", self.admin != next.admin),
             ("[telemetry]", !same_traces(self, next)),
+            ("[record]", self.record != next.record),
         ];
         changed.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
     }

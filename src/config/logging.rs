@@ -4,7 +4,7 @@ use super::filter;
 use super::items;
 use super::plan::{AccessLog, Collector, LogFormat, LogOutput, LogPlan, TelemetryPlan};
 use super::planning::Planner;
-use super::unbuilt;
+use super::sections;
 
 /// The port of OTLP over gRPC.
 const OTLP_PORT: u16 = 4317;
@@ -49,7 +49,7 @@ fn output(planner: &mut Planner<'_>, path: &str) -> Option<LogOutput> {
 
 pub fn telemetry(planner: &mut Planner<'_>) -> Option<TelemetryPlan> {
     const ENDPOINT: &str = "telemetry.otlp_endpoint";
-    if !unbuilt::is_on(planner.layers, "telemetry") {
+    if !sections::is_on(planner.layers, "telemetry") {
         return None;
     }
     let collector = match collector(&planner.text(ENDPOINT)) {

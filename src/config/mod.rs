@@ -24,11 +24,12 @@ mod layers;
 mod logging;
 pub mod plan;
 mod planning;
+mod record;
 mod reference;
 pub mod schema;
+mod sections;
 mod show;
 mod tables;
-mod unbuilt;
 mod upstreams;
 mod values;
 mod yaml;
@@ -141,12 +142,6 @@ fn finish(
     mut warnings: Vec<String>,
     purpose: Purpose,
 ) -> Result<Loaded, Errors> {
-    for feature in unbuilt::enabled(&layers) {
-        match purpose {
-            Purpose::Run => errors.push(feature),
-            _ => warnings.push(format!("{}: a server does not start on it", feature.message)),
-        }
-    }
     let (errors_so_far, warnings_so_far) = (&mut errors, &mut warnings);
     let mut planner = Planner { layers: &layers, sources, purpose, errors: errors_so_far, warnings: warnings_so_far };
     let plan = planning::plan(&mut planner);

@@ -10,6 +10,7 @@ pub use super::auth_plan::{
     ApiKeyPlan, AuthPlan, CredentialPlan, GrantPlan, IssuerPlan, LoginPlan, Provider, RulePlan,
 };
 use crate::wire::http1::head::HeadLimits;
+use crate::wire::redact::Rules;
 use crate::wire::sealed::Seal;
 
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ pub struct Plan {
     pub admin: AdminPlan,
     /// `None`: no traces are sent, and what clients say of theirs is passed on as it is.
     pub telemetry: Option<TelemetryPlan>,
+    /// `None`: nothing is recorded.
+    pub record: Option<RecordPlan>,
     /// Size of the buffers that stream bodies (`performance.buffer_size`), bytes.
     pub stream_buffer_bytes: usize,
 }
@@ -279,6 +282,37 @@ pub struct SocketPlan {
     pub path: PathBuf,
     /// The configuration names it, so that a server without it does not start. A default place may be out of reach.
     pub is_named: bool,
+}
+
+/// What is recorded of the traffic, and how much of it is kept.
+#[derive(Clone, Debug)]
+pub struct RecordPlan {
+    pub output: PathBuf,
+    /// Of a body, an event, or a line over stdio.
+    pub body_bytes_max: usize,
+    pub file_bytes_max: u64,
+    /// All tapes in the directory.
+    pub total_bytes_max: Option<u64>,
+    pub age_max: Option<Duration>,
+    pub free_bytes_min: Option<u64>,
+    /// Of each worker.
+    pub queue_bytes: usize,
+    /// What is left out.
+    pub rules: Arc<Rules>,
+    /// How the rules were written.
+    pub rules_as_written: [Vec<String>; 4],
+}
+
+impl PartialEq for RecordPlan {
+    fn eq(&self, other: &RecordPlan) -> bool {
+        let numbers = |plan: &RecordPlan| {
+            let sizes = (plan.body_bytes_max, plan.file_bytes_max, plan.total_bytes_max, plan.queue_bytes);
+            (sizes, plan.age_max, plan.free_bytes_min)
+        };
+        self.output == other.output
+            && numbers(self) == numbers(other)
+            && self.rules_as_written == other.rules_as_written
+    }
 }
 
 /// An address range, e.g. `10.0.0.0/8`.

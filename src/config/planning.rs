@@ -15,8 +15,9 @@ use super::items;
 use super::layers::{Layers, Setting};
 use super::logging;
 use super::plan::*;
+use super::record;
 use super::schema::WORKERS_MAX;
-use super::unbuilt;
+use super::sections;
 use super::upstreams;
 use super::{Purpose, Sources};
 use crate::base::Secret;
@@ -59,6 +60,7 @@ pub fn plan(planner: &mut Planner<'_>) -> Plan {
         auth: auth::plan(planner),
         log: logging::plan(planner),
         telemetry: logging::telemetry(planner),
+        record: record::plan(planner),
         stream_buffer_bytes: planner.layers.required("performance.buffer_size"),
     };
     checks::all(planner, &plan);
@@ -256,7 +258,7 @@ fn balance(planner: &Planner<'_>) -> BalancePlan {
 }
 
 fn breaker(layers: &Layers) -> Option<BreakerPlan> {
-    unbuilt::is_on(layers, "circuit_breaker").then(|| BreakerPlan {
+    sections::is_on(layers, "circuit_breaker").then(|| BreakerPlan {
         failure_threshold: layers.required::<u64>("circuit_breaker.failure_threshold") as u32,
         failure_ratio: layers.required("circuit_breaker.failure_ratio"),
         window: layers.required("circuit_breaker.window"),
@@ -268,7 +270,7 @@ fn breaker(layers: &Layers) -> Option<BreakerPlan> {
 const SHORT_WINDOW: Duration = Duration::from_secs(60);
 
 fn rates(layers: &Layers) -> RatesPlan {
-    if !unbuilt::is_on(layers, "rate_limit") {
+    if !sections::is_on(layers, "rate_limit") {
         return RatesPlan::default();
     }
     let burst = layers.optional::<u64>("rate_limit.burst_size");
@@ -292,7 +294,7 @@ fn rates(layers: &Layers) -> RatesPlan {
 }
 
 fn health(layers: &Layers) -> Option<HealthPlan> {
-    if !unbuilt::is_on(layers, "health_check") {
+    if !sections::is_on(layers, "health_check") {
         return None;
     }
     let mcp = layers.required::<String>("health_check.protocol") == "mcp";

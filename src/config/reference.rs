@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use super::environment::variable_of;
 use super::schema::{API_KEY_KEYS, CERTIFICATE_KEYS, ISSUER_KEYS, KEYS, Key, RULE_KEYS, SECTIONS, UPSTREAM_KEYS};
-use super::unbuilt;
 use super::values::{Item, Kind};
 
 /// How values are written and which of them wins.
@@ -13,9 +12,6 @@ const INTRODUCTION: &str = include_str!("reference.md");
 /// The reference as Markdown.
 pub fn reference() -> String {
     let mut out = String::from(INTRODUCTION);
-    for (feature, by) in unbuilt::list() {
-        let _ = writeln!(out, "| {by} | {feature} |");
-    }
     for (section, about) in SECTIONS {
         let title = if *section == "upstreams" { "[[upstreams]]".into() } else { format!("[{section}]") };
         let _ = write!(out, "\n## `{title}`\n\n{about}\n");
@@ -142,6 +138,10 @@ fn example_of(key: &Key) -> Option<(&'static str, bool)> {
         ("logging", "audit", _) => "/var/log/shadowcat/audit.log",
         (_, "resource_attributes", _) => "{ environment = \"production\", region = \"us-west-2\" }",
         ("record", "output", _) => "/var/lib/shadowcat/tapes",
+        ("record", "redact_headers", _) => "X-Tenant",
+        ("record", "redact_names", _) => "pin",
+        ("record", "redact_paths", _) => "$.params.arguments.card,$..ssn",
+        ("record", "redact_patterns", _) => "[0-9]{16}",
         ("admin", "bind", _) => "127.0.0.1:9090",
         ("admin", "socket", _) => "/run/shadowcat/admin.sock",
         (_, _, Kind::List(Item::Scope)) => "read,write",

@@ -9,7 +9,7 @@ use super::items::without_userinfo;
 use super::layers::{Record, Setting};
 use super::plan::StoreKind;
 use super::schema::{KEYS, Key, SECTIONS};
-use super::unbuilt::is_on;
+use super::sections::is_on;
 use super::values::{Kind, Value};
 
 /// The configuration as TOML, which loads again but for its secrets; `origins`: with who said each value.

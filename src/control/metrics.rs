@@ -9,7 +9,8 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use futures_channel::oneshot;
 
 use crate::table::breaker::State;
-use crate::telemetry::exposition::{self, EndpointNow, Process, Rates, Scrape, Sessions};
+use crate::tape;
+use crate::telemetry::exposition::{self, EndpointNow, Process, Rates, Scrape, Sessions, Tapes};
 use crate::telemetry::{BreakerState, WorkerCells};
 use crate::worker::{Page, Shared};
 
@@ -118,11 +119,25 @@ pub fn page(shared: &Shared) -> Vec<u8> {
         endpoints: endpoints.collect(),
         process: process(shared),
         logs: &shared.logs,
+        tapes: shared.recorder.as_ref().map(|recorder| tapes(&recorder.counts)),
     });
     if let (Some(before), Some(after)) = (before, cpu_ns_of("/proc/thread-self")) {
         shared.registry.scrape_cpu_ns.fetch_add(after - before, Relaxed);
     }
     page
+}
+
+fn tapes(counts: &tape::Counts) -> Tapes {
+    Tapes {
+        frames: counts.frames.load(Relaxed),
+        bytes: counts.bytes.load(Relaxed),
+        no_room: counts.no_room.load(Relaxed),
+        unwritten: counts.unwritten.load(Relaxed),
+        active: counts.open.load(Relaxed),
+        deleted: counts.deleted.load(Relaxed),
+        is_stopped: counts.is_stopped.load(Relaxed),
+        cpu_seconds: counts.cpu_ns.load(Relaxed) as f64 / 1e9,
+    }
 }
 
 /// What `/proc` says of this process (proc_pid_stat(5)); `None` where it says nothing.

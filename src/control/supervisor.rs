@@ -26,6 +26,7 @@ use crate::net::listener::Passed;
 use crate::net::{acceptor, driver, listener};
 use crate::store::{self, Store};
 use crate::table::Affinity;
+use crate::tape::Recorder;
 use crate::telemetry::{Logs, Registry};
 use crate::worker::{self, Command, Shared};
 
@@ -64,6 +65,8 @@ pub struct Start {
     pub source: Source,
     pub store: Store,
     pub logs: Arc<Logs>,
+    /// `None`: nothing is recorded.
+    pub recorder: Option<Arc<Recorder>>,
     pub started: Instant,
     /// Fault paths answer (debug builds, tests only).
     pub faults: bool,
@@ -78,7 +81,7 @@ pub struct Start {
 /// The address is in use or cannot be bound (`io::Error` with its kind), a passed socket is unfit (`listener::Unfit`), TLS
 /// settings, a driver that cannot be had.
 pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result<Outcome> {
-    let Start { plan, source, store, logs, started, faults, manager, passed } = start;
+    let Start { plan, source, store, logs, recorder, started, faults, manager, passed } = start;
     let descriptors_allow = raise_descriptor_limit(&plan);
     let (address, listeners) = match passed.is_empty() {
         true => listener::bind(plan.bind, plan.workers).map_err(|error| cannot_bind(plan.bind.to_string(), error))?,
@@ -101,6 +104,7 @@ pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result
         inboxes: (0..plan.workers).map(|_| Mutex::new(None)).collect(),
         scrapes,
         logs,
+        recorder,
         started,
         started_ms: store::coarse_ms(),
         draining: AtomicBool::new(false),

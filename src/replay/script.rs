@@ -14,7 +14,7 @@ use super::splice::Message;
 use crate::tape;
 use crate::wire::tape::{Entry, Frame, Head, Http, Line, Side, Transport};
 
-/// Steps of all courses; each takes some 100 bytes.
+/// Steps of all courses; each takes some 100 bytes, and its course as much.
 const STEPS_MAX: usize = 8_000_000;
 /// A modern client hears of changes on the stream of this.
 const LISTEN: &str = "subscriptions/listen";
@@ -32,9 +32,10 @@ pub struct Script {
     /// Notifications of a method that led to something.
     pub notices: HashMap<Box<str>, Vec<usize>>,
     pub facts: Facts,
-    /// Lines that could not be read, and frames that were not recorded.
+    /// Lines that could not be read, frames that were not recorded, and messages of the client that were not kept whole.
     pub damaged: u64,
     pub lost: u64,
+    pub cut: u64,
 }
 
 /// What the tape says of the server besides messages.
@@ -122,21 +123,19 @@ impl Script {
     /// # Errors
     /// The file cannot be read, is no tape, or too large to be replayed.
     pub fn read(path: &Path) -> Result<Script, tape::Error> {
-        let mut reading = Reading::new(tape::head_of(path)?);
-        let mut too_large = false;
-        tape::read(path, |entry, _| {
+        let head = tape::head_of(path)?;
+        let file = File::open(path).map_err(|error| tape::Error::Io { path: path.to_owned(), error })?;
+        let mut reading = Reading::new(head, file);
+        let read = tape::read(path, |entry, _| {
             reading.line(entry);
-            too_large = reading.steps > STEPS_MAX;
-            if too_large { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if reading.steps > STEPS_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        let path = path.to_owned();
-        if too_large {
-            let why = format!("more than {STEPS_MAX} frames are too many to replay");
-            return Err(tape::Error::NoTape { path, why });
-        }
-        match File::open(&path) {
-            Ok(file) => Ok(reading.finish(file)),
-            Err(error) => Err(tape::Error::Io { path, error }),
+        match read {
+            tape::Read::Whole => Ok(reading.finish()),
+            tape::Read::Stopped => {
+                let why = format!("more than {STEPS_MAX} frames are too many to replay");
+                Err(tape::Error::NoTape { path: path.to_owned(), why })
+            }
         }
     }
 
@@ -199,10 +198,8 @@ enum Kind {
 }
 
 impl Reading {
-    fn new(head: Head) -> Reading {
+    fn new(head: Head, file: File) -> Reading {
         let facts = Facts { has_sessions: head.session.is_some(), ..Facts::default() };
-        // A file that reads as empty, until the tape's own is there.
-        let file = File::open("/dev/null").expect("every system has it");
         let script = Script {
             head,
             file,
@@ -213,6 +210,7 @@ impl Reading {
             facts,
             damaged: 0,
             lost: 0,
+            cut: 0,
         };
         Reading {
             script,
@@ -226,17 +224,18 @@ impl Reading {
         }
     }
 
-    fn finish(mut self, file: File) -> Script {
+    fn finish(mut self) -> Script {
         let facts = &mut self.script.facts;
         // Over stdio a process is a session, which over HTTP needs an id.
         facts.has_sessions |= facts.is_legacy && self.script.head.transport == Transport::Stdio;
-        Script { file, ..self.script }
+        self.script
     }
 
     fn line(&mut self, entry: &Entry<'_>) {
         match &entry.line {
             Ok(Line::Frame(frame)) => {
                 let place = Place { offset: entry.offset, bytes: entry.bytes.len() as u32 };
+                self.script.cut += u64::from(frame.cut > 0 && frame.from == Side::Client);
                 if self.script.head.transport == Transport::Stdio {
                     self.stdio(frame, place);
                 } else {

@@ -281,9 +281,15 @@ impl Stage {
                     }
                 };
                 let said = script.frame(*line, |frame| {
+                    if frame.cut > 0 {
+                        return Err(frame.cut);
+                    }
                     let content = frame.content().unwrap_or_default();
                     let data = match std::str::from_utf8(&content) {
-                        Ok(text) => splice::rewrite(text, names)?.into_bytes(),
+                        Ok(text) => match splice::rewrite(text, names) {
+                            Some(text) => text.into_bytes(),
+                            None => return Ok(None),
+                        },
                         Err(_) => content.into_owned(),
                     };
                     let mut said = Said { data, last: *last, ..Said::default() };
@@ -292,10 +298,18 @@ impl Stage {
                         said.event = event.as_ref().map(ToString::to_string);
                         said.retry = *retry;
                     }
-                    Some(said)
+                    Ok(Some(said))
                 });
                 match said {
-                    Some(said) => said.map(|said| Out::Say { run: id, to, said }),
+                    Some(Ok(said)) => said.map(|said| Out::Say { run: id, to, said }),
+                    Some(Err(cut)) => {
+                        let what =
+                            format!("{cut} bytes of what the server said to {} were not kept", script.name_of(number));
+                        self.note(what.clone());
+                        // Without a request that could be told, or before its answer, it goes on.
+                        last.then_some(())?;
+                        self.fail(id, &own_id?, &format!("Not on the tape: {what}"))
+                    }
                     None => {
                         self.note(
                             "the tape changed while it was replayed: a line of it cannot be read any more".to_owned(),
@@ -336,6 +350,10 @@ impl Stage {
     fn miss(&mut self, method: &str, message: &Message<'_>, params: Params) -> String {
         let id = message.id().unwrap_or("null");
         let facts = &self.script.facts;
+        if method == "initialize" && !facts.is_legacy && !facts.is_modern {
+            self.note("the tape has no handshake: is it the later part of one?".to_owned());
+            return error(id, MISS, "Not on the tape: it has no handshake, as later parts of a tape have none", None);
+        }
         if (method == "initialize" && !facts.is_legacy) || (message.is_modern() && !facts.is_modern) {
             self.note(format!("{method}: the tape is of the other era of MCP"));
             return error(id, code::METHOD_NOT_FOUND, "Method not found: the tape is of the other era of MCP", None);

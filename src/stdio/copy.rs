@@ -17,14 +17,16 @@ pub enum Ended {
     Sink,
 }
 
-/// Copy until one side ends. `turns` is odd during a read, even otherwise, and moves with each piece.
-pub fn all(from: BorrowedFd, to: BorrowedFd, turns: &AtomicU64) -> Ended {
+/// Copy until one side ends. `turns` is odd during a read, even otherwise, and moves with each piece, which `watch` is shown
+/// before it goes on.
+pub fn all(from: BorrowedFd, to: BorrowedFd, turns: &AtomicU64, watch: &mut dyn FnMut(&[u8])) -> Ended {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         turns.fetch_add(1, Ordering::Relaxed);
         let came = patiently(from, PollFlags::IN, || read(from, &mut buffer[..]));
         turns.fetch_add(1, Ordering::Relaxed);
         let Ok(came @ 1..) = came else { return Ended::Source };
+        watch(&buffer[..came]);
         let mut rest = &buffer[..came];
         while !rest.is_empty() {
             match patiently(to, PollFlags::OUT, || write(to, rest)) {
@@ -83,7 +85,7 @@ mod tests {
         let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
         near.set_nonblocking(true).unwrap();
         let (mut sink, out) = std::io::pipe().unwrap();
-        let copying = thread::spawn(move || all(near.as_fd(), out.as_fd(), &AtomicU64::new(0)));
+        let copying = thread::spawn(move || all(near.as_fd(), out.as_fd(), &AtomicU64::new(0), &mut |_| ()));
         let mut got = [0; 5];
         (&far).write_all(b"first").unwrap();
         sink.read_exact(&mut got).unwrap();
@@ -102,7 +104,7 @@ mod tests {
         drop(sink);
         feed.write_all(b"lost").unwrap();
         let turns = AtomicU64::new(0);
-        assert_eq!(all(source.as_fd(), out.as_fd(), &turns), Ended::Sink);
+        assert_eq!(all(source.as_fd(), out.as_fd(), &turns, &mut |_| ()), Ended::Sink);
         assert!(!is_reading(turns.load(Ordering::Relaxed)));
     }
 }

@@ -32,6 +32,7 @@ pub struct Start {
     pub server: Server,
     pub stdin: Stdio,
     pub stdout: Stdio,
+    pub stderr: Stdio,
     pub before: Mask,
     pub proxy: Pid,
 }
@@ -46,7 +47,7 @@ enum Stage {
 
 /// The guard's whole life; the exit code to leave with.
 pub fn run(start: Start) -> u8 {
-    let Start { server, stdin, stdout, before, proxy } = start;
+    let Start { server, stdin, stdout, stderr, before, proxy } = start;
     let Server { program, arguments, grace } = server;
     match prepare(proxy) {
         Ok(true) => {}
@@ -59,7 +60,7 @@ pub fn run(start: Start) -> u8 {
     }
     let own = signals::own_pid();
     let mut command = Command::new(&program);
-    command.args(arguments).stdin(stdin).stdout(stdout).process_group(0);
+    command.args(arguments).stdin(stdin).stdout(stdout).stderr(stderr).process_group(0);
     // SAFETY: only async-signal-safe calls, and no allocation.
     unsafe {
         command.pre_exec(move || match signals::at_death_of_parent(libc::SIGKILL, own)? {

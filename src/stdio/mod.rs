@@ -51,6 +51,19 @@ pub struct Server {
     pub grace: Duration,
 }
 
+/// Shown what passes, a piece at a time, before it goes on.
+pub type Watch = Box<dyn FnMut(&[u8]) + Send>;
+
+/// Who watches which stream.
+pub struct Watches {
+    pub client: Watch,
+    pub server: Watch,
+    pub stderr: Watch,
+}
+
+/// Called once threads may be started.
+pub type Watching<'a> = Box<dyn FnOnce() -> io::Result<Watches> + 'a>;
+
 /// Guard `server`, whose stdin and stdout are ours, for the process `proxy`; the exit code to leave with. Call it first of all
 /// in a process that is there for nothing else.
 ///
@@ -59,7 +72,14 @@ pub struct Server {
 pub fn guard(server: Server, proxy: i32) -> io::Result<u8> {
     signals::close_all_but_standard();
     let before = signals::hold()?;
-    Ok(guard::run(guard::Start { server, stdin: Stdio::inherit(), stdout: Stdio::inherit(), before, proxy }))
+    Ok(guard::run(guard::Start {
+        server,
+        stdin: Stdio::inherit(),
+        stdout: Stdio::inherit(),
+        stderr: Stdio::inherit(),
+        before,
+        proxy,
+    }))
 }
 
 /// Stand between our own stdin and stdout and `server` until it ends; its exit code, 128 and the signal that ended it,
@@ -68,22 +88,30 @@ pub fn guard(server: Server, proxy: i32) -> io::Result<u8> {
 ///
 /// # Errors
 /// What the system refuses before the server is started.
-pub fn forward(server: Server) -> io::Result<u8> {
+pub fn forward(server: Server, watching: Option<Watching<'_>>) -> io::Result<u8> {
     let before = signals::hold()?;
     family::adopt()?;
     let (server_stdin, to_server) = io::pipe()?;
     let (from_server, server_stdout) = io::pipe()?;
+    let stderr = watching.is_some().then(io::pipe).transpose()?;
     let proxy = signals::own_pid();
     // SAFETY: `cli` calls this before anything starts a thread.
     let Some(guard) = (unsafe { signals::fork() })? else {
         drop((to_server, from_server));
-        let start = guard::Start { server, stdin: server_stdin.into(), stdout: server_stdout.into(), before, proxy };
+        let stderr = stderr.map_or_else(Stdio::inherit, |(_, to)| to.into());
+        let start =
+            guard::Start { server, stdin: server_stdin.into(), stdout: server_stdout.into(), stderr, before, proxy };
         std::process::exit(guard::run(start).into());
     };
     drop((server_stdin, server_stdout));
+    let from_stderr = stderr.map(|(from, _)| from);
+    let watches = watching.map(|watching| watching()).transpose()?;
+    let unwatched = || -> Watch { Box::new(|_| ()) };
+    let none = || Watches { client: unwatched(), server: unwatched(), stderr: unwatched() };
+    let Watches { mut client, server: mut watch, mut stderr } = watches.unwrap_or_else(none);
 
     thread::Builder::new().name("to-server".into()).spawn(move || {
-        copy::all(io::stdin().as_fd(), to_server.as_fd(), &AtomicU64::new(0));
+        copy::all(io::stdin().as_fd(), to_server.as_fd(), &AtomicU64::new(0), &mut client);
         drop(to_server);
         // A client that still writes finds out as it would without us.
         copy::close_stdin();
@@ -93,7 +121,7 @@ pub fn forward(server: Server) -> io::Result<u8> {
     let turns = Arc::new(AtomicU64::new(0));
     let counted = turns.clone();
     thread::Builder::new().name("to-client".into()).spawn(move || {
-        let ended = copy::all(from_server.as_fd(), io::stdout().as_fd(), &counted);
+        let ended = copy::all(from_server.as_fd(), io::stdout().as_fd(), &counted, &mut watch);
         drop(from_server);
         copy::close_stdout();
         if ended == Ended::Sink {
@@ -102,8 +130,26 @@ pub fn forward(server: Server) -> io::Result<u8> {
         let _ = finished.send(());
     })?;
 
+    let errors = match from_stderr {
+        Some(from_stderr) => {
+            let (finished, errors_ended) = channel();
+            let turns = Arc::new(AtomicU64::new(0));
+            let counted = turns.clone();
+            thread::Builder::new().name("stderr".into()).spawn(move || {
+                copy::all(from_stderr.as_fd(), io::stderr().as_fd(), &counted, &mut stderr);
+                drop(from_stderr);
+                let _ = finished.send(());
+            })?;
+            Some((errors_ended, turns))
+        }
+        None => None,
+    };
+
     let code = pass_signals_until_the_end(guard)?;
     wait_for_the_last_bytes(&output_ended, &turns);
+    if let Some((errors_ended, turns)) = errors {
+        wait_for_the_last_bytes(&errors_ended, &turns);
+    }
     Ok(code)
 }
 

@@ -35,6 +35,21 @@ pub struct Scrape<'a> {
     /// `None`: the kernel does not say.
     pub process: Option<Process>,
     pub logs: &'a Logs,
+    /// `None`: nothing is recorded.
+    pub tapes: Option<Tapes>,
+}
+
+/// What the recorder knows.
+#[derive(Debug, Default)]
+pub struct Tapes {
+    pub frames: u64,
+    pub bytes: u64,
+    pub no_room: u64,
+    pub unwritten: u64,
+    pub active: u64,
+    pub deleted: u64,
+    pub is_stopped: bool,
+    pub cpu_seconds: f64,
 }
 
 /// What the session store knows.
@@ -101,6 +116,7 @@ pub fn render(scrape: &Scrape<'_>) -> Vec<u8> {
     endpoints(&mut page, scrape);
     store(&mut page, scrape);
     logs(&mut page, scrape.logs);
+    tapes(&mut page, scrape.tapes.as_ref());
     process(&mut page, scrape, &workers);
     page.text()
 }
@@ -297,6 +313,17 @@ fn logs(page: &mut Page, logs: &Logs) {
         [(["no_room"], spans.lost()), (["unavailable"], unavailable), (["rejected"], rejected)],
     );
     page.add(&f::SPANS_RETRIES, [(NONE, counts.retries.load(Relaxed))]);
+}
+
+fn tapes(page: &mut Page, tapes: Option<&Tapes>) {
+    let Some(tapes) = tapes else { return };
+    page.add(&f::TAPE_FRAMES, [(NONE, tapes.frames)]);
+    page.add(&f::TAPE_BYTES, [(NONE, tapes.bytes)]);
+    page.add(&f::TAPE_LOST, [(["no_room"], tapes.no_room), (["unwritten"], tapes.unwritten)]);
+    page.add(&f::TAPES_ACTIVE, [(NONE, tapes.active)]);
+    page.add(&f::TAPES_DELETED, [(NONE, tapes.deleted)]);
+    page.add(&f::TAPE_STOPPED, [(NONE, u64::from(tapes.is_stopped))]);
+    page.add(&f::TAPE_CPU, [(NONE, tapes.cpu_seconds)]);
 }
 
 /// The workers, with their numbers as text.

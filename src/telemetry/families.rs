@@ -170,6 +170,18 @@ families! {
             "Spans that reached no collector; of `no_room` the requests that had them.";
         SPANS_RETRIES: Counter "shadowcat_spans_retries_total" "batches" [] "Batches of spans that were sent once more.";
     }
+    "Recording" {
+        TAPE_FRAMES: Counter "shadowcat_tape_frames_total" "frames" [] "Frames written to tapes.";
+        TAPE_BYTES: Counter "shadowcat_tape_bytes_total" "bytes" [] "Bytes written to tapes.";
+        TAPE_LOST: Counter "shadowcat_tape_frames_lost_total" "frames" ["reason"]
+            "Frames that are on no tape; the tape says where they are missing.";
+        TAPES_ACTIVE: Gauge "shadowcat_tapes_active" "tapes" [] "Tapes that are being written.";
+        TAPES_DELETED: Counter "shadowcat_tapes_deleted_total" "files" []
+            "Tapes deleted for record.total_bytes and record.max_age.";
+        TAPE_STOPPED: Gauge "shadowcat_tape_stopped" "0 or 1" []
+            "Whether nothing is recorded, because the disk is full or the tapes are too many.";
+        TAPE_CPU: Counter "shadowcat_tape_cpu_seconds_total" "seconds" [] "CPU time of the thread that writes tapes.";
+    }
     "The process" {
         BUILD_INFO: Gauge "shadowcat_build_info" "1" ["version", "commit"] "This program.";
         DRIVER_INFO: Gauge "shadowcat_driver_info" "1" ["worker", "driver", "flags"] "The I/O driver of a worker.";

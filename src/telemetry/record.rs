@@ -129,7 +129,7 @@ pub fn is_error(account: &Account) -> bool {
 }
 
 /// What is told of a session: the first 64 bits of the SHA-256 of its id, which lead nowhere near the id.
-fn session_hash(id: &SessionId) -> [u8; 16] {
+pub fn session_hash(id: &SessionId) -> [u8; 16] {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id.as_bytes());
     let mut digits = [0; 16];
     crate::wire::trace_context::spell(&digest.as_ref()[..8], &mut digits);

@@ -8,6 +8,7 @@ pub mod jsonrpc;
 pub mod mcp;
 pub mod protobuf;
 pub mod proxy_protocol;
+pub mod redact;
 pub mod sealed;
 pub mod sse;
 pub mod tape;

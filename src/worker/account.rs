@@ -8,6 +8,7 @@ use super::auth::Caller;
 use super::connection::Client;
 use super::refusal::Refusal;
 use super::report::{self, Notes};
+use super::tap::{self, Tap};
 use super::upstream::LocalView;
 use crate::telemetry::Fault;
 use crate::telemetry::account::{Account, By, Ended, MethodId, Outcome, Split};
@@ -19,8 +20,9 @@ use crate::wire::json::{Kind, Peek};
 pub struct Open<'a> {
     pub worker: &'a Worker,
     pub view: &'a LocalView,
-    client: &'a Client,
+    pub client: &'a Client,
     pub account: Account,
+    pub tap: Tap,
     pub notes: Notes,
     caller: RefCell<Caller>,
     is_closed: Cell<bool>,
@@ -38,6 +40,8 @@ pub struct Closed<'a> {
     pub peek: Option<&'a Peek>,
     pub ended: Instant,
     pub split: Split,
+    /// What was recorded of it; none of one that never began.
+    pub tap: Option<&'a Tap>,
 }
 
 /// A request whose head is parsed.
@@ -50,6 +54,7 @@ pub fn open<'a>(worker: &'a Worker, view: &'a LocalView, client: &'a Client, hea
         view,
         client,
         account,
+        tap: Tap::default(),
         notes: Notes::default(),
         caller: RefCell::default(),
         is_closed: Cell::new(false),
@@ -64,7 +69,7 @@ pub fn never_begun(worker: &Worker, view: &LocalView, client: &Client, refusal: 
     account.sent_client(answered);
     let (caller, ended, split) = (&Caller::Anonymous, account.begun, Split::default());
     let (account, notes) = (&account, &Notes::default());
-    tell(&Closed { worker, view, client, account, notes, caller, peek: None, ended, split });
+    tell(&Closed { worker, view, client, account, notes, caller, peek: None, ended, split, tap: None });
 }
 
 impl Open<'_> {
@@ -85,8 +90,8 @@ impl Open<'_> {
             understood(account, peek, true);
         }
         let split = account.split(ended);
-        let Open { worker, view, client, .. } = *self;
-        tell(&Closed { worker, view, client, account, notes, caller: &caller, peek, ended, split });
+        let (worker, view, client, tap) = (self.worker, self.view, self.client, Some(&self.tap));
+        tell(&Closed { worker, view, client, account, notes, caller: &caller, peek, ended, split, tap });
     }
 }
 
@@ -105,6 +110,7 @@ impl Drop for Open<'_> {
 fn tell(closed: &Closed<'_>) {
     count(closed);
     report::tell(closed);
+    tap::end(closed);
 }
 
 fn count(closed: &Closed<'_>) {

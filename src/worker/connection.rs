@@ -63,6 +63,11 @@ impl Client {
         .await
     }
 
+    /// Among those of this worker.
+    pub fn number(&self) -> u64 {
+        self.flags.number
+    }
+
     pub fn wrote(&self) {
         self.flags.write_by.set((0, 0));
     }
@@ -150,6 +155,7 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     };
     let id = worker.next_connection.replace(worker.next_connection.get() + 1);
     let flags = Rc::new(Flags {
+        number: id,
         client_fd: stream.fd(),
         phase: Cell::new(Phase::New),
         drain: RefCell::default(),
@@ -355,7 +361,7 @@ async fn serve_requests(worker: &Rc<Worker>, client: &Client, scratch: &mut Scra
             match next_head(client, &view.view.plan, &mut input, scratch).await {
                 Next::Request => {}
                 Next::Refused(refusal) => {
-                    let bytes = Box::pin(refusal::answer(worker, client, &refusal, None, false)).await;
+                    let bytes = Box::pin(refusal::answer(worker, client, &refusal, None, false, None)).await;
                     account::never_begun(worker, &view, client, &refusal, bytes);
                     Box::pin(linger(client, input)).await;
                     return false;

@@ -130,6 +130,8 @@ impl Opening<'_> {
             transport: Transport::HttpSse { parameter },
         };
         let begun = session::begin(exchange.worker, exchange.view, self.reserved.take(), birth).await?;
+        // Logs and tapes are told whose stream this is.
+        exchange.account.session.set(Some(begun.id));
         let client = exchange.client.stream.fd();
         self.begun.set(Some(session::open_stream(exchange.worker, begun.id, client, begun.epoch)));
         out.extend_from_slice(&block[..span.start]);

@@ -19,6 +19,7 @@
 //! refusal     every stage's error -> status, JSON-RPC code, metric reason
 //! account     what a request came to, told once when it ends
 //! report      what of that logs and traces are told
+//! tap         copies of what was said, for the recorder
 //! ```
 
 mod accept;
@@ -40,6 +41,7 @@ mod relay;
 mod report;
 mod session;
 mod shared;
+mod tap;
 mod upstream;
 
 use std::cell::{Cell, RefCell};
@@ -92,6 +94,8 @@ pub struct Worker {
     scratch: RefCell<Vec<Box<Scratch>>>,
     connections: RefCell<HashMap<u64, Rc<Flags>>>,
     next_connection: Cell<u64>,
+    /// Exchanges that were recorded so far.
+    exchanges: Cell<u64>,
     draining: Cell<bool>,
     /// Turns of the housekeeping, each [`HOUSEKEEPING`].
     ticks: Cell<u64>,
@@ -126,6 +130,8 @@ enum Phase {
 
 /// One connection in the worker's list. Written by its task, read by the drain.
 struct Flags {
+    /// Among those of this worker.
+    number: u64,
     client_fd: i32,
     phase: Cell<Phase>,
     /// Whom to wake when a drain comes: an endless stream between two events.
@@ -211,6 +217,7 @@ impl Worker {
             scratch: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(0),
+            exchanges: Cell::new(0),
             draining: Cell::new(shared.draining.load(Relaxed)),
             ticks: Cell::new(1),
             shared,

@@ -3,8 +3,9 @@
 //! Bodies are JSON-RPC error objects with the request's id where it is known (MCP, Transports), so that a client that
 //! understands nothing else understands the refusal.
 
+use super::account::Open;
 use super::connection::Client;
-use super::{Worker, outbound};
+use super::{Worker, outbound, tap};
 use crate::net::{Buffer, within};
 use crate::telemetry::Fault;
 use crate::wire::http1::body::BodyError;
@@ -223,8 +224,16 @@ impl Refusal {
     }
 }
 
-/// Send the refusal; how many bytes that was. `keep`: whether the request was read to its end, so that the connection may go on.
-pub async fn answer(worker: &Worker, client: &Client, refusal: &Refusal, id: Option<&[u8]>, keep: bool) -> usize {
+/// Send the refusal; how many bytes that was. `keep`: whether the request was read to its end, so that the connection may go
+/// on; `open`: the request, if it had a head.
+pub async fn answer(
+    worker: &Worker,
+    client: &Client,
+    refusal: &Refusal,
+    id: Option<&[u8]>,
+    keep: bool,
+    open: Option<&Open<'_>>,
+) -> usize {
     worker.cells.refused(refusal.reason);
     tracing::debug!(
         status = refusal.status,
@@ -256,6 +265,7 @@ pub async fn answer(worker: &Worker, client: &Client, refusal: &Refusal, id: Opt
         }
     });
     out.vec().extend_from_slice(&body);
+    open.into_iter().for_each(|open| tap::own_answer(open, out.bytes()));
     let (patience, length) = (worker.view().view.plan.timeouts.write, out.len());
     let _ = within(patience, client.stream.write_all(out)).await;
     length

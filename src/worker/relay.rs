@@ -16,6 +16,7 @@ use super::exchange::Exchange;
 use super::inspect::{Inspect, Seen};
 use super::outbound::{self, Delivery};
 use super::refusal::Refusal;
+use super::tap;
 use super::upstream::{Lease, patience};
 use crate::net::{self, Buffer, Either, Probe, Stream, race, soon, within};
 use crate::telemetry::account::{By, Ended};
@@ -120,6 +121,7 @@ async fn upload(
                 }
             }
         }
+        tap::request_piece(exchange, piece.bytes(), decoder.is_done());
         if chunked {
             frame(&mut piece, decoder.is_done());
         }
@@ -452,6 +454,7 @@ async fn shape(
         Seen::Unchanged => {}
         Seen::Instead(bytes) => *piece = Buffer::from_vec(bytes),
     }
+    tap::answer_piece(exchange, piece.bytes(), decoder.is_done());
     if let Some(events) = events {
         events.feed(piece.bytes());
     }

@@ -19,6 +19,7 @@ use crate::identity::Keys;
 use crate::net::tls::Connector;
 use crate::store::{Store, coarse_ms};
 use crate::table::{Affinity, Balancer, Endpoint, Trip};
+use crate::tape::Recorder;
 use crate::telemetry::{Logs, Registry, WorkerCells};
 
 /// The configuration as workers use it, built whole by control and swapped whole.
@@ -105,6 +106,8 @@ pub struct Shared {
     /// Asks control for a page of metrics.
     pub scrapes: crossbeam::channel::Sender<oneshot::Sender<Page>>,
     pub logs: Arc<Logs>,
+    /// `None`: nothing is recorded.
+    pub recorder: Option<Arc<Recorder>>,
     pub started: Instant,
     /// The same on the clock of [`coarse_ms`], milliseconds.
     pub started_ms: u64,

@@ -63,7 +63,7 @@ fn the_commands_say_what_they_checked_and_exit_with_78_when_it_is_bad() {
     assert_eq!(run(&["config", "check"], &[("SHADOWCAT_CONFIG", "/nowhere.toml")]).status.code(), Some(78));
     assert_eq!(run(&["config", "check", name, "--set", "proxy.bindd=x"], &[]).status.code(), Some(78));
     assert_eq!(run(&["config", "show", name, "--set", "nonsense"], &[]).status.code(), Some(2));
-    for (flag, feature) in [("--tls-min-version=1.3", "no TLS"), ("--set=record.enabled=true", "recording")] {
+    for (flag, feature) in [("--tls-min-version=1.3", "no TLS"), ("--set=record.enabled=true", "record.output")] {
         let output = run(&["reverse", "--config", name, flag], &[]);
         assert_eq!(output.status.code(), Some(78));
         assert!(String::from_utf8_lossy(&output.stderr).contains(feature));

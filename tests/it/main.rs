@@ -32,6 +32,7 @@ mod posts;
 mod power;
 mod probes;
 mod rates;
+mod record;
 mod reload;
 mod replicas;
 mod sealed;

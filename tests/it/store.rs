@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -171,12 +171,12 @@ fn two_hundred_sessions_stay_with_their_replicas_across_kill_9(driver: Driver) {
 }
 
 /// A file system of a few pages that only those see who enter it; gone with the value.
-struct SmallDisk {
+pub struct SmallDisk {
     holder: Child,
 }
 
 impl SmallDisk {
-    fn mounted_at(directory: &Path, size: &str) -> SmallDisk {
+    pub fn mounted_at(directory: &Path, size: &str) -> SmallDisk {
         let script =
             format!("mount -t tmpfs -o size={size} none '{}' && echo mounted && exec cat", directory.display());
         let mut holder = Command::new("unshare")
@@ -190,6 +190,16 @@ impl SmallDisk {
         BufReader::new(stdout).read_line(&mut line).expect("a line");
         assert_eq!(line.trim(), "mounted", "mounting needs root");
         SmallDisk { holder }
+    }
+
+    /// What to run a program with that is to see it.
+    pub fn enter(&self) -> Vec<String> {
+        ["nsenter", "-m", "-t", &self.holder.id().to_string()].map(str::to_owned).into()
+    }
+
+    /// A path in it, for who does not enter.
+    pub fn sees(&self, path: &Path) -> PathBuf {
+        Path::new(&format!("/proc/{}/root", self.holder.id())).join(path.strip_prefix("/").expect("an absolute path"))
     }
 
     fn proxy(&self, driver: Driver, upstream: &FakeUpstream, directory: &Path) -> Proxy {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{node, output, peers, script};
+use super::{Server, node, output, peers, script};
 
 fn shadowcat(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shadowcat"));
@@ -117,5 +117,99 @@ fn an_archive_is_what_its_schema_says() {
         let mut check = node(&peers);
         let counted = output(check.arg(script("har.mjs")).arg(peers.join("node_modules")).arg(&archive));
         assert_eq!(counted.trim(), entries);
+    }
+}
+
+/// Lets a client loose on a command or a URL, and says what it saw.
+type Drive<'a> = &'a dyn Fn(&str) -> String;
+
+/// A command that starts server-everything over stdio.
+fn everything(peers: &Path) -> Vec<String> {
+    let program = |name: &str| peers.join(name).to_str().unwrap().to_owned();
+    let script = program("node_modules/@modelcontextprotocol/server-everything/dist/index.js");
+    vec![program("node_modules/node/bin/node"), script, "stdio".to_owned()]
+}
+
+#[test]
+fn what_sdk_clients_did_over_stdio_is_recorded_and_replayed_to_them() {
+    let (peers, directory) = (peers(), tempfile::tempdir().unwrap());
+    let program = env!("CARGO_BIN_EXE_shadowcat");
+    let clients: [(&str, Drive<'_>); 2] = [
+        ("typescript", &|command| {
+            let mut client = node(&peers);
+            let client = client.arg(script("client.mjs")).arg(peers.join("node_modules"));
+            output(client.args([command, "stdio", "everything"]))
+        }),
+        ("python", &|command| {
+            output(Command::new(peers.join("venv/bin/python")).arg(script("client.py")).args([command, "stdio"]))
+        }),
+    ];
+    for (name, client) in clients {
+        let tape = directory.path().join(format!("{name}.tape"));
+        let tape = tape.to_str().unwrap();
+        // One of the messages has more than the default keeps.
+        let record = [
+            program,
+            "record",
+            "--output",
+            tape,
+            "--set",
+            "record.body_bytes=4MiB",
+            "--set",
+            "record.queue_bytes=16MiB",
+        ];
+        let record: Vec<String> =
+            record.iter().chain(&["--", "forward", "stdio", "--"]).map(|&word| word.to_owned()).collect();
+        let then = client(&serde_json::to_string(&[record, everything(&peers)].concat()).unwrap());
+        output(shadowcat(&["tape", "validate", tape]).stdin(std::process::Stdio::null()));
+        let replay = [program, "replay", tape, "--stdio"];
+        assert_eq!(client(&serde_json::to_string(&replay).unwrap()), then, "{name}");
+    }
+}
+
+/// What `client` sees of `server`, recorded by a proxy in front of it, and of a replay of that tape.
+fn same_of_the_replay(server: &Server, path: &str, client: Drive<'_>) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut proxy = shadowcat(&["record", "--output"]);
+    proxy.arg(directory.path()).args(["--", "reverse", "--bind", "127.0.0.1:0", "--workers", "2"]);
+    proxy.args(["--upstream", &format!("http://{}", server.address), "--set", "session.store=memory"]);
+    let mut proxy = Server::start(proxy, "listening on http://");
+    let then = client(&format!("http://{}/{path}", proxy.address));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&proxy.child), rustix::process::Signal::TERM)
+        .unwrap();
+    assert!(proxy.child.wait().unwrap().success());
+    // The one that has most to say, where there is one of the requests without a session besides.
+    let tapes = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
+    let tape = tapes.max_by_key(|path| std::fs::metadata(path).unwrap().len()).expect("a tape");
+    output(shadowcat(&["tape", "validate"]).arg(&tape));
+    let mut replay = shadowcat(&["replay"]);
+    replay.arg(&tape).args(["--bind", "127.0.0.1:0"]);
+    let replay = Server::start(replay, "listening on http://");
+    assert_eq!(client(&format!("http://{}/{path}", replay.address)), then, "{path}");
+}
+
+#[test]
+fn what_sdk_clients_did_over_http_is_recorded_and_replayed_to_them() {
+    let peers = peers();
+    let demo = Server::demo();
+    for (path, transport) in [("mcp", "http"), ("sse", "sse")] {
+        same_of_the_replay(&demo, path, &|url| {
+            let mut client = node(&peers);
+            output(client.arg(script("client.mjs")).arg(peers.join("node_modules")).args([url, transport, "demo"]))
+        });
+        same_of_the_replay(&demo, path, &|url| {
+            output(Command::new(peers.join("venv/bin/python")).arg(script("client.py")).args([url, transport]))
+        });
+    }
+    let everything = Server::everything(&peers, "streamableHttp");
+    same_of_the_replay(&everything, "mcp", &|url| {
+        let mut client = node(&peers);
+        output(client.arg(script("client.mjs")).arg(peers.join("node_modules")).args([url, "http", "everything"]))
+    });
+    let fixture = Server::fixture(&peers);
+    for way in ["legacy", "pinned"] {
+        same_of_the_replay(&fixture, "mcp", &|url| {
+            output(node(&peers).arg(script("client-v2.mjs")).arg(peers.join("node_modules")).args([url, way]))
+        });
     }
 }

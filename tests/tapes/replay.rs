@@ -163,6 +163,26 @@ fn a_tape_that_ends_before_an_answer_says_so() {
 }
 
 #[test]
+fn what_was_not_kept_whole_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut tape = Making::new(Transport::Stdio, None);
+    let asked = tape.client(&request(1, "tools/call", echo("long")));
+    let answer = json!({ "jsonrpc": "2.0", "id": 1, "result": says("lo") });
+    tape.message(Side::Server, &answer, |frame| (frame.answers, frame.cut) = (Some(asked), 7000));
+    tape.message(Side::Client, &request(2, "tools/list", json!({})), |frame| frame.cut = 9);
+    let mut replay = Stdio::start(&tape.write(directory.path(), "a.tape"), "fast");
+    assert!(replay.told().contains("1 messages of the client were not kept whole (record.body_bytes)"));
+    replay.say(&request(1, "tools/call", echo("long")));
+    let message = &replay.hear()["error"]["message"];
+    assert!(
+        message
+            .as_str()
+            .unwrap()
+            .contains("7000 bytes of what the server said to tools/call echo (frame 1) were not kept")
+    );
+}
+
+#[test]
 fn speed_is_that_of_then_or_a_multiple_of_it() {
     let directory = tempfile::tempdir().unwrap();
     let tape = stdio().write(directory.path(), "a.tape");

@@ -32,7 +32,7 @@ pub fn write(path: &Path, filter: &Filter, head: &Head, out: &mut impl Write) ->
     let mut script = Script { out, waiting: None, numbers: 0 };
     let begun = script.begin(head);
     begun.map_err(failure)?;
-    over::frames(path, filter, |_, item| {
+    over::shown(path, filter, |_, item| {
         if let Item::Frame { frame, .. } = item
             && frame.from == Side::Client
         {

@@ -32,7 +32,7 @@ pub fn run(path: &Path, form: Form, filter: &Filter) -> Result<ExitCode, Failure
 /// The lines as they stand, which are JSON each, in one document.
 fn json(path: &Path, filter: &Filter, out: &mut impl Write) -> Result<(), Failure> {
     let mut between = "";
-    let head = over::frames(path, filter, |head, item| {
+    let head = over::shown(path, filter, |head, item| {
         if between.is_empty() {
             write!(out, "{{\"head\":{},\"frames\":[", serde_json::to_string(head)?)?;
             between = "\n";

@@ -62,7 +62,7 @@ pub fn write(path: &Path, filter: &Filter, head: &Head, out: &mut impl Write) ->
     let mut archive = Archive { head, out, between: "", open: BTreeMap::new() };
     let begun = archive.begin();
     let read = begun.map_err(failure).and_then(|()| {
-        over::frames(path, filter, |_, item| {
+        over::shown(path, filter, |_, item| {
             if let Item::Frame { frame, .. } = item {
                 match head.transport {
                     Transport::Http => archive.http(frame)?,

@@ -30,11 +30,32 @@ pub enum Item<'a> {
 pub fn frames(
     path: &Path,
     filter: &Filter,
+    see: impl FnMut(&Head, Item<'_>) -> io::Result<bool>,
+) -> Result<Head, Failure> {
+    under(progress(path), path, filter, see)
+}
+
+/// The same for what is shown as it is read: on a terminal that is progress enough.
+///
+/// # Errors
+/// As [`frames`].
+pub fn shown(
+    path: &Path,
+    filter: &Filter,
+    see: impl FnMut(&Head, Item<'_>) -> io::Result<bool>,
+) -> Result<Head, Failure> {
+    let bar = if io::stdout().is_terminal() { ProgressBar::hidden() } else { progress(path) };
+    under(bar, path, filter, see)
+}
+
+fn under(
+    bar: ProgressBar,
+    path: &Path,
+    filter: &Filter,
     mut see: impl FnMut(&Head, Item<'_>) -> io::Result<bool>,
 ) -> Result<Head, Failure> {
     let head = tape::head_of(path).map_err(failure)?;
     let mut sieve = filter.over(&head);
-    let bar = progress(path);
     let mut unreadable = 0;
     let mut failed = None;
     let mut go = |entry: &Entry<'_>, bytes: u64| -> io::Result<bool> {

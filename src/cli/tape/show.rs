@@ -30,7 +30,7 @@ pub fn run(tapes: &[PathBuf], filter: &Filter, frame: Option<u64>, output: Outpu
 
 /// The lines themselves.
 fn lines(path: &Path, filter: &Filter, out: &mut impl Write) -> Result<(), Failure> {
-    over::frames(path, filter, |head, item| {
+    over::shown(path, filter, |head, item| {
         if let Item::Frame { line, .. } = item
             && filter.wants_tape(head)
         {
@@ -49,7 +49,7 @@ fn table(path: &Path, filter: &Filter, again: bool, out: &mut impl Write) -> Res
     }
     let titles = title(path, &head, again);
     let mut begun = false;
-    over::frames(path, filter, |_, item| {
+    over::shown(path, filter, |_, item| {
         if !std::mem::replace(&mut begun, true) {
             out.write_all(titles.as_bytes())?;
         }
@@ -181,7 +181,7 @@ fn failed(frame: &Frame<'_>) -> String {
 /// One frame, indented.
 fn whole(path: &Path, seq: u64, out: &mut impl Write) -> Result<(), Failure> {
     let mut found = false;
-    over::frames(path, &Filter::default(), |_, item| {
+    over::shown(path, &Filter::default(), |_, item| {
         let Item::Frame { frame, line, .. } = item else { return Ok(true) };
         if frame.seq != seq {
             return Ok(true);

@@ -78,6 +78,11 @@ impl Writer {
         self.append(&EndLine { end: End { why, frames: self.seq, dropped: self.dropped } }, out);
     }
 
+    /// Whether frames were appended since the last checkpoint.
+    pub fn has_unchecked(&self) -> bool {
+        self.seq > self.checkpointed
+    }
+
     pub fn wants_checkpoint(&self) -> bool {
         self.seq - self.checkpointed >= CHECKPOINT_FRAMES
     }

@@ -20,6 +20,7 @@ use super::outbound;
 use super::refusal::{self, Refusal};
 use super::relay::{self, Answer, Upload, Watch};
 use super::session::{self, Birth, OpenStream, Session};
+use super::tap::{self, Tap};
 use super::upstream::{Lease, LocalView};
 use super::{Phase, Scratch, Worker, account, local, login, report};
 use crate::config::plan::Plan;
@@ -42,6 +43,7 @@ pub struct Exchange<'a> {
     pub caller: &'a Caller,
     pub envelope: Envelope,
     pub account: &'a Account,
+    pub tap: &'a Tap,
     /// When `timeouts.request` is over.
     pub deadline: Option<Instant>,
     /// Of the upstream that was chosen.
@@ -147,7 +149,9 @@ pub async fn run(
                 After::Abort
             } else {
                 let keep = standing.keep_alive && !refusal.close && !worker.is_draining();
-                let answer = Box::pin(refusal::answer(worker, client, &refusal, scratch.peek.id(), keep));
+                tap::refused(&open, scratch.bytes.bytes());
+                let id = scratch.peek.id();
+                let answer = Box::pin(refusal::answer(worker, client, &refusal, id, keep, Some(&open)));
                 open.account.sent_client(answer.await);
                 if keep { After::KeepAlive } else { After::Linger }
             }
@@ -215,13 +219,15 @@ async fn story(
     auth::authorize(&view.view, client, &request, peek, intake.is_whole(), &caller)?;
     let session = session::resume(worker, view, &request, &envelope, &caller)?;
     account.session.set(session.as_ref().map(|session| session.id));
+    tap::request(open, &request, &envelope, session.as_ref(), &intake);
     let (user, whole) = (caller.known(), intake.is_whole());
     let subject = Subject { client, request: &request, session: session.as_ref(), peek, whole, user, at: begun };
     limit::admit(worker, &view.view, &subject)?;
     let reserved = session::reserve(worker, &request, &envelope, session.as_ref())?;
     let deadline = plan.timeouts.request.map(|limit| begun + limit);
     let (timeout, request, caller) = (Cell::new(Duration::MAX), &request, &caller);
-    let exchange = Exchange { worker, view, client, request, caller, envelope, account, deadline, timeout };
+    let tap = &open.tap;
+    let exchange = Exchange { worker, view, client, request, caller, envelope, account, tap, deadline, timeout };
     let peek = RefCell::new(peek);
 
     let mut sending = Sending::new(session.as_ref(), intake);
@@ -329,6 +335,7 @@ async fn finish(
     let delivery = outbound::delivery(framed.body, request.head.version, keep, announced);
     let mut out = Buffer::for_message(bytes.len() + outbound::ADDED_BYTES);
     outbound::response(out.vec(), answer, bytes.bytes(), shown.as_deref(), delivery);
+    tap::answer(exchange, exchange.name(lease), answer, bytes.bytes(), out.bytes(), is_stream);
     let _stream = is_stream.then(|| Streaming::begin(exchange, lease, session));
     if is_stream {
         watch.it_matters();

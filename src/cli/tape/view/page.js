@@ -514,7 +514,7 @@ const tree = (value, key, depth) => {
     node.append(kids);
   };
   node.addEventListener("toggle", build);
-  if (depth < 3 && (entries.length <= 40 || depth === 0)) {
+  if (depth < 5 && (entries.length <= 20 || depth === 0)) {
     build();
     node.open = true;
   }
