@@ -41,10 +41,6 @@ pub fn plan(planner: &mut Planner<'_>) -> Option<RecordPlan> {
     if plan.total_bytes_max.is_some_and(|total| total < plan.file_bytes_max) {
         planner.blame("record.total_bytes", "record.total_bytes is less than record.file_bytes, one tape's");
     }
-    if plan.queue_bytes / 4 < plan.body_bytes_max && planner.layers.get("record.body_bytes").is_some() {
-        let message = "record.body_bytes is more than a quarter of record.queue_bytes: large bodies may find no room";
-        planner.warnings.push(message.to_owned());
-    }
     Some(plan)
 }
 

@@ -519,7 +519,7 @@ pub const KEYS: &[Key] = &[
     ),
     key("record", "enabled", Bool, "", "Whether traffic is recorded. Default: once there is an `output`."),
     key("record", "output", Path, "", "Directory of the tapes, one for each session; of `forward stdio` also a file."),
-    key("record", "body_bytes", Size(0, 8 * MIB), "1MiB", "So much is kept of a body, an event, or a line over stdio."),
+    key("record", "body_bytes", Size(0, 8 * MIB), "4MiB", "So much is kept of a body, an event, or a line over stdio."),
     key("record", "file_bytes", Size(64 * KIB, 1 << 40), "100MiB", "A tape that grows beyond goes on in another file."),
     key("record", "total_bytes", SizeOrNone, "1GiB", "Beyond, the oldest tapes in the directory are deleted."),
     key("record", "max_age", DurationOrNone, "none", "Tapes that nothing was added to for this long are deleted."),

@@ -39,7 +39,7 @@ static LOOKS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
 /// `name=value`, `name: value`, `"name":"value`.
 static ASSIGNED: LazyLock<Regex> = LazyLock::new(|| {
     regex(
-        r#"([A-Za-z0-9_.-]{2,64})("?'?\s{0,4}[=:]\s{0,4})("(?:[^"\\]|\\.)*"?|'[^']*'?|\\"(?:[^"\\]|\\[^"])*(?:\\")?|[^\s"'&,;)}\]<>]+)"#,
+        r#"([A-Za-z0-9_.-]{2,64})(\\?["']?\s{0,4}[=:]\s{0,4})("(?:[^"\\]|\\.)*"?|'[^']*'?|\\"(?:[^"\\]|\\[^"])*(?:\\")?|[^\s"'&,;)}\]<>]+)"#,
     )
 });
 /// `?name=value` of URLs.
