@@ -21,6 +21,8 @@ mod prometheus;
 mod schema;
 #[path = "peers/stdio.rs"]
 mod stdio;
+#[path = "peers/tapes.rs"]
+mod tapes;
 #[path = "support/wait.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod wait;

@@ -11,6 +11,8 @@ use super::admin::args::AdminArgs;
 use super::doctor::DoctorArgs;
 use super::forward::{ForwardCommand, GuardArgs};
 use super::health::HealthArgs;
+use super::replay::ReplayArgs;
+use super::tape::args::TapeCommand;
 use crate::config::schema::{DRIVERS, WORKERS_MAX};
 use crate::config::{self, Sources};
 
@@ -39,6 +41,11 @@ pub enum Command {
     /// Stand in front of one server for one client on this machine
     #[command(subcommand)]
     Forward(ForwardCommand),
+    /// Be the server that a recording is of
+    Replay(ReplayArgs),
+    /// See recordings, turn them into other forms, delete them
+    #[command(subcommand)]
+    Tape(TapeCommand),
     /// Check a configuration, or show what holds.
     #[command(subcommand)]
     Config(ConfigCommand),

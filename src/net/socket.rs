@@ -14,6 +14,7 @@ use monoio::net::TcpStream;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
+use super::posts::{self, Mail};
 use super::ready::Readiness;
 use super::{Buffer, driver};
 
@@ -148,8 +149,47 @@ impl Socket {
         }
     }
 
+    /// Send `buffer` at the end of this turn of the loop; whether that went well, a later read or write finds out.
+    ///
+    /// # Errors
+    /// The buffer: what was posted before has not left, so that this has to be waited for ([`write_all`](Socket::write_all)).
+    pub fn post(&self, buffer: Buffer) -> Result<(), Buffer> {
+        let state = self.ready.state();
+        if self.has_mail() {
+            return Err(buffer);
+        }
+        posts::leave(state, self.fd().as_raw_fd(), buffer);
+        Ok(())
+    }
+
+    /// Whether something was posted that has not left.
+    pub fn has_mail(&self) -> bool {
+        self.ready.state().mail.get() != Mail::None
+    }
+
+    /// The same, after an attempt to send it.
+    pub fn has_unsent_mail(&self) -> bool {
+        if self.ready.state().mail.get() == Mail::Queued {
+            posts::send_all();
+        }
+        self.has_mail()
+    }
+
+    /// Wait until what was posted has left.
+    pub async fn sent(&self) {
+        if self.has_mail() {
+            posts::sent(self.ready.state()).await;
+        }
+    }
+
+    /// What was posted leaves now, as far as there is room; the rest is lost.
+    pub fn settle(&self) {
+        posts::settle(self.ready.state());
+    }
+
     /// Send all of `buffer`, which comes back as it went in. Dropped only if the connection closes.
     pub async fn write_all(&self, buffer: Buffer) -> (io::Result<()>, Buffer) {
+        self.sent().await;
         let mut rest = Sent { buffer, at: 0 };
         while rest.at < rest.buffer.len() {
             let result = match &self.io {
@@ -185,6 +225,7 @@ impl Socket {
 
     /// For monoio's own I/O.
     pub fn into_tcp(self) -> io::Result<TcpStream> {
+        self.settle();
         let Socket { ready, io } = self;
         ready.forget(io.fd())?;
         match io {

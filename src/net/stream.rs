@@ -182,6 +182,28 @@ impl Stream {
         }
     }
 
+    /// Send `buffer` at the end of this turn of the loop, and wait for nothing: what comes of it a later read or write finds
+    /// out.
+    ///
+    /// # Errors
+    /// The buffer, where it has to be waited for ([`write_all`](Stream::write_all)): what was posted before has not left, or the
+    /// stream cannot do so.
+    pub fn post(&self, buffer: Buffer) -> Result<(), Buffer> {
+        match self.io() {
+            Io::Plain(socket) => socket.post(buffer),
+            Io::Secured(secured) => secured.post(buffer),
+            Io::Tls(_) | Io::Gone => Err(buffer),
+        }
+    }
+
+    fn settle(&self) {
+        match self.io() {
+            Io::Plain(socket) => socket.settle(),
+            Io::Secured(secured) => secured.socket().settle(),
+            Io::Tls(_) | Io::Gone => {}
+        }
+    }
+
     /// Put a connection aside. Over TLS the next read begins now: what a server sends behind its answer (session tickets) is
     /// taken in, and does not look like bytes that nobody asked for.
     pub fn put_aside(&self) {
@@ -244,10 +266,14 @@ impl Stream {
     /// No more will be sent.
     pub async fn shutdown(&self) {
         match self.io() {
-            Io::Plain(socket) => socket.shutdown(),
+            Io::Plain(socket) => {
+                socket.sent().await;
+                socket.shutdown();
+            }
             Io::Tls(tls) => drop(tls.stream().shutdown().await),
             Io::Secured(secured) => {
                 secured.close().await;
+                secured.socket().sent().await;
                 secured.socket().shutdown();
             }
             Io::Gone => {}
@@ -256,6 +282,7 @@ impl Stream {
 
     /// End the connection with a reset, now: what the peer has got is not all.
     pub fn reset(&self) {
+        self.settle();
         let fd = self.borrowed();
         let _ = rustix::net::sockopt::set_socket_linger(fd, Some(Duration::ZERO));
         // Dissolving the connection sends the reset without waiting for operations that still hold the descriptor.
@@ -302,6 +329,7 @@ impl Ahead {
 impl Drop for Stream {
     fn drop(&mut self) {
         if !matches!(self.io.get_mut(), Io::Gone) {
+            self.settle();
             let _ = rustix::net::shutdown(self.borrowed(), rustix::net::Shutdown::Both);
         }
     }

@@ -347,7 +347,7 @@ pub async fn answer(
     mut out: Buffer,
     answer: Answer,
     begun: &mut bool,
-    mut inspect: Inspect,
+    mut inspect: Inspect<'_>,
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
 ) -> Result<bool, Refusal> {
@@ -409,7 +409,7 @@ pub async fn answer(
 async fn shape(
     piece: &mut Buffer,
     decoder: &mut BodyDecoder,
-    inspect: &mut Inspect,
+    inspect: &mut Inspect<'_>,
     exchange: &Exchange<'_>,
     events: Option<&mut EventScanner>,
 ) -> Result<bool, Refusal> {
