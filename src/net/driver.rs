@@ -3,7 +3,6 @@
 //! Never io_uring without those flags: measured, it costs up to 66 % more CPU a request than epoll. monoio's own
 //! detection probes a ring without flags and then fails with EINVAL where ours do not exist, so the ladder is ours.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
 
@@ -46,15 +45,6 @@ impl Driver {
     }
 }
 
-thread_local! {
-    static HAS_RING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether the runtime of this thread runs on a ring.
-pub fn has_ring() -> bool {
-    HAS_RING.get()
-}
-
 /// Submission queue entries of a ring; 256 to 8,192 made no measurable difference.
 const RING_ENTRIES: u32 = 1024;
 
@@ -70,17 +60,13 @@ where
     if choice != Choice::Epoll {
         for driver in [Driver::UringDefer, Driver::UringCoop] {
             match ring(driver).build() {
-                Ok(mut runtime) => {
-                    HAS_RING.set(true);
-                    return runtime.block_on(ready::attended(main(driver)));
-                }
+                Ok(mut runtime) => return runtime.block_on(ready::attended(main(driver))),
                 Err(error) if driver == Driver::UringCoop && choice == Choice::IoUring => return Err(error),
                 Err(_) => {}
             }
         }
     }
     let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
-    HAS_RING.set(false);
     runtime.block_on(ready::attended(main(Driver::Epoll)))
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use monoio::buf::IoBuf;
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use monoio::net::TcpStream;
 use rustix::net::RecvFlags;
@@ -18,7 +19,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::Buffer;
 use super::secured::Secured;
-use super::socket::{Sent, Socket};
+use super::socket::Socket;
 
 /// What a look at a connection without taking anything shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -354,4 +355,21 @@ pub fn wake_reader(fd: RawFd) {
     // SAFETY: by the contract above the descriptor is open; shutdown of a socket has no memory effects.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Read);
+}
+
+/// A buffer of which the first `at` bytes have been sent.
+struct Sent {
+    buffer: Buffer,
+    at: usize,
+}
+
+// SAFETY: a sub-range of the initialised bytes of `buffer`, whose allocation does not move.
+unsafe impl IoBuf for Sent {
+    fn read_ptr(&self) -> *const u8 {
+        self.buffer.bytes()[self.at..].as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.buffer.len() - self.at
+    }
 }

@@ -400,6 +400,7 @@ async fn settle_session<'a>(
     }
 }
 
+/// What is looked for in the answer's body, and where a session that begins in it is left.
 fn inspection<'a>(
     exchange: &Exchange<'_>,
     lease: &Lease,
