@@ -369,6 +369,23 @@ fn a_drain_ends_servers_in_order(driver: &str) {
     assert_eq!(forward.said().matches("] got SIGTERM").count(), 3, "{}", forward.said());
 }
 
+#[test]
+fn a_second_signal_waits_for_no_server() {
+    let mut forward = Forward::scripted("epoll", &["--grace", "10m"], &["stubborn"]);
+    let mut client = forward.client();
+    let _session = open(&mut client, LATEST, json!({}));
+    let processes = forward.processes();
+    drop(client);
+    forward.signal("TERM");
+    let refuses = || std::net::TcpStream::connect(forward.address).is_err();
+    wait_until("the drain to be over", refuses);
+    wait_until("the proxy to end", || {
+        forward.signal("TERM");
+        forward.child.try_wait().unwrap().is_some()
+    });
+    wait_until("everybody to be gone", || processes.iter().all(|&pid| is_gone(pid)));
+}
+
 fn killing_the_proxy_leaves_nobody(driver: &str) {
     let mut forward = Forward::scripted(driver, &["--grace", "10m"], &["stubborn"]);
     let mut client = forward.client();

@@ -354,16 +354,18 @@ fn other_stdout() -> ChildStdout {
     child.stdout.take().unwrap()
 }
 
-/// A family: a child in the server's group, one in a session of its own, one whose parent is gone.
+/// A family: a child in the server's group, one in a session of its own, one whose parent is gone. Each has a pipe of its own: one
+/// that the first still holds open would end at once for the reader of the second.
 const FAMILY: &str = "sleep 600 & a=$!
-    setsid sh -c 'echo $$ > \"$0\"; exec sleep 600' \"$FIFO\" & read b < \"$FIFO\"
-    (trap '' TERM HUP; setsid sh -c 'echo $$ > \"$0\"; exec sleep 600' \"$FIFO\" &) ; read c < \"$FIFO\"
+    setsid sh -c 'echo $$ > \"$0\"; exec sleep 600' \"$FIFO.b\" & read b < \"$FIFO.b\"
+    (trap '' TERM HUP; setsid sh -c 'echo $$ > \"$0\"; exec sleep 600' \"$FIFO.c\" &) ; read c < \"$FIFO.c\"
     echo $$ $a $b $c;";
 
 fn family(grace: &str, then: &str) -> (Forward, Vec<i32>) {
     let directory = tempfile::tempdir().unwrap();
     let fifo = directory.path().join("fifo");
-    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let names = ["b", "c"].map(|name| fifo.with_extension(name));
+    assert!(Command::new("mkfifo").args(names).status().unwrap().success());
     let script = format!("FIFO={}; {FAMILY} {then}", fifo.display());
     let mut forward = Forward::shell(grace, &script);
     let pids = forward.pids();

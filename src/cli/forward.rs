@@ -14,6 +14,7 @@ use crate::bridge::{self, Bridge};
 use crate::config::plan::DriverChoice;
 use crate::config::schema::DRIVERS;
 use crate::config::{self, Sources};
+use crate::control::Outcome;
 use crate::net::driver::Choice;
 use crate::{demo, stdio};
 
@@ -113,7 +114,7 @@ fn failed(what: &'static str) -> impl Fn(std::io::Error) -> Failure {
 fn http(args: &HttpArgs) -> Result<ExitCode, Failure> {
     let sources = args.sources();
     if args.command.is_empty() {
-        return serve::serve(sources, |_| Ok(None));
+        return serve::serve(sources, |_| Ok(None)).map(serve::exit_code);
     }
     if let Err((code, message)) = stdio::check(&args.command[0]) {
         return Err(Failure { code, message });
@@ -130,12 +131,14 @@ fn http(args: &HttpArgs) -> Result<ExitCode, Failure> {
         started = Some(bridge);
         Ok(Some(demo::banner as Banner))
     });
-    if let Some(bridge) = started
-        && !bridge.stop(args.grace.saturating_mul(2).saturating_add(STOP_EXTRA))
-    {
-        eprintln!("shadowcat: a server could not be ended in time");
+    // Who asks twice to stop has no patience for servers either: the guards end them at once when we are gone.
+    if let (Some(bridge), Ok(Outcome::Drained)) = (started, &served) {
+        stdio::let_signals_kill();
+        if !bridge.stop(args.grace.saturating_mul(2).saturating_add(STOP_EXTRA)) {
+            eprintln!("shadowcat: a server could not be ended in time");
+        }
     }
-    served
+    served.map(serve::exit_code)
 }
 
 impl StdioArgs {

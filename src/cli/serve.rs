@@ -37,6 +37,15 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
         sources.in_memory = true;
         Ok(Some(demo::banner as Banner))
     })
+    .map(exit_code)
+}
+
+/// What a server that ended leaves with.
+pub fn exit_code(outcome: Outcome) -> ExitCode {
+    ExitCode::from(match outcome {
+        Outcome::Drained => 0,
+        Outcome::CutShort => 1,
+    })
 }
 
 /// Run a server until it is told to stop; `behind` starts what is to stand behind it, and adds to the settings where that is.
@@ -46,7 +55,7 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
 pub fn serve(
     mut sources: config::Sources,
     behind: impl FnOnce(&mut config::Sources) -> Result<Option<Banner>, Failure>,
-) -> Result<ExitCode, Failure> {
+) -> Result<Outcome, Failure> {
     // SAFETY: nothing started a thread yet.
     let (manager, passed) = unsafe { ServiceManager::from_environment() }.map_err(Failure::config)?;
     let banner = behind(&mut sources)?;
@@ -70,11 +79,7 @@ pub fn serve(
     let faults = cfg!(debug_assertions) && std::env::var_os("SHADOWCAT_FAULTS").is_some();
     let logs = log.logs.clone();
     let start = Start { plan: plan.clone(), source, store, logs, recorder, started, faults, manager, passed };
-    match control::serve(start, listening) {
-        Ok(Outcome::Drained) => Ok(ExitCode::SUCCESS),
-        Ok(Outcome::CutShort) => Ok(ExitCode::from(1)),
-        Err(error) => Err(serve_failure(&error)),
-    }
+    control::serve(start, listening).map_err(|error| serve_failure(&error))
 }
 
 /// The configuration as it is now, with the flags and variables of the start.

@@ -37,6 +37,7 @@ pub use child::{Child, Spawn, Stop};
 use copy::Ended;
 pub use family::Exit;
 pub use guard::check;
+pub use signals::let_signals_kill;
 use signals::{Origin, Pid};
 
 /// How long the last bytes of somebody who is gone may take to come out of a pipe.

@@ -126,6 +126,14 @@ pub fn at_death_of_parent(number: c_int, parent: Pid) -> io::Result<bool> {
     Ok(parent_pid() == parent)
 }
 
+/// SIGTERM and SIGINT end this process at once from now on, whoever handled them before.
+pub fn let_signals_kill() {
+    for number in [libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: the default action needs no handler.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+}
+
 /// Whoever started us may have left more open than is for us.
 pub fn close_all_but_standard() {
     // SAFETY: nothing in this process has opened a descriptor that it still uses. Where the call does not exist, what is
