@@ -30,11 +30,11 @@ load *ARGS:
 load-compare *ARGS:
     bash loadtest/compare.sh {{ARGS}}
 
-# CPU a request against nginx on this machine; see bench/README.md.
-bench-nginx *ARGS:
-    bash bench/nginx.sh {{ARGS}}
+# CPU and memory against nginx, HAProxy and others on this machine, e.g. `just bench-peers post64 tls`; see bench/README.md.
+bench-peers *ARGS:
+    python3 bench/peers {{ARGS}}
 
-# CPU a request with tokens and limits, and a handshake; memory an idle connection; see bench/README.md.
+# CPU a request with tokens and limits, against the same without.
 bench-edge *ARGS:
     bash bench/edge.sh {{ARGS}}
 
@@ -42,17 +42,11 @@ bench-edge *ARGS:
 bench-telemetry *ARGS:
     bash bench/telemetry.sh {{ARGS}}
 
-bench-handshakes *ARGS:
-    bash bench/handshakes.sh {{ARGS}}
-
 bench-endpoints *ARGS:
     bash bench/endpoints.sh {{ARGS}}
 
 bench-choose:
     cargo bench --bench choose
-
-bench-idle *ARGS:
-    python3 bench/idle.py {{ARGS}}
 
 # What a page of metrics costs with 1,000 upstreams and 100 tools.
 bench-scrape *ARGS:

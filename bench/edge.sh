@@ -2,7 +2,7 @@
 # CPU time a request of shadowcat with tokens, a limit for each user and metrics, against shadowcat without the first two
 # (metrics cannot be switched off), in one run, rounds interleaved.
 #
-# Work and method are those of bench/nginx.sh, with a token (RS256, about 700 bytes) in each request: USERS users, each
+# Work and method are those of `bench/peers post64`, with a token (RS256, about 700 bytes) in each request: USERS users, each
 # with a session and CONNECTIONS/USERS connections of its own. Three runs a round:
 #   plain  asks nobody; the same requests, so the token travels on to upstream
 #   bare   asks nobody; requests without a token

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # CPU time a request of shadowcat with 2 endpoints against shadowcat with 100, in one run, rounds interleaved.
 #
-# Work and method are those of bench/nginx.sh. All endpoints are one address under many names, so that upstream's work and
+# Work and method are those of `bench/peers post64`. All endpoints are one address under many names, so that upstream's work and
 # its listening socket are the same. Two kinds of work:
 #   sessions  64 sessions in turn, each pinned to its endpoint: the look-up by key counts
 #   none      tools/list of 2026-07-28, without a session: an endpoint is chosen for each

@@ -3,7 +3,7 @@
 
 usage: bench/idp.py DIRECTORY USERS
 
-Writes the issuer's URL to DIRECTORY/issuer and a token for user-N to DIRECTORY/token-N (RS256, RFC 9068), then serves
+Writes the issuer's URL to DIRECTORY/issuer, the public key to DIRECTORY/idp.pem and a token for user-N to DIRECTORY/token-N (RS256, RFC 9068), then serves
 the metadata (RFC 8414) and the keys. Keys and signatures come from the openssl command.
 """
 
@@ -30,6 +30,7 @@ def main() -> None:
     directory, users = pathlib.Path(sys.argv[1]), int(sys.argv[2])
     key = str(directory / "idp.key")
     openssl("genrsa", "-out", key, "2048")
+    openssl("rsa", "-in", key, "-pubout", "-out", str(directory / "idp.pem"))
     modulus = bytes.fromhex(openssl("rsa", "-in", key, "-noout", "-modulus").decode().strip().partition("=")[2])
     jwk = {"kty": "RSA", "use": "sig", "alg": "RS256", "kid": "bench", "n": url64(modulus), "e": "AQAB"}
     answers = {}
@@ -59,6 +60,7 @@ def main() -> None:
         signature = openssl("dgst", "-sha256", "-sign", key, given=signed.encode())
         (directory / f"token-{number}").write_text(f"{signed}.{url64(signature)}")
     (directory / "issuer").write_text(issuer + "\n")
+    print("ready", flush=True)
     server.serve_forever()
 
 

@@ -2,7 +2,7 @@
 # CPU time a request of shadowcat with metrics, an access log of all requests and traces of a tenth of them, against shadowcat
 # without log and traces (metrics cannot be switched off), in one run, rounds interleaved. All threads of the process count.
 #
-# Work and method are those of bench/nginx.sh. The runs of a round:
+# Work and method are those of `bench/peers post64`. The runs of a round:
 #   off    no access log, no telemetry
 #   log    a line a request, to a file in memory (/dev/shm)
 #   trace  telemetry, a tenth sampled, to bench/collector.py, which takes everything and keeps nothing

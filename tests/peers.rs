@@ -13,12 +13,16 @@ use serde_json::{Value, json};
 mod authorized;
 #[path = "peers/balancers.rs"]
 mod balancers;
+#[path = "peers/bridge.rs"]
+mod bridge;
 #[path = "peers/prometheus.rs"]
 mod prometheus;
 #[path = "peers/schema.rs"]
 mod schema;
 #[path = "peers/stdio.rs"]
 mod stdio;
+#[path = "peers/tapes.rs"]
+mod tapes;
 #[path = "support/wait.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod wait;

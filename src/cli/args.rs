@@ -9,8 +9,10 @@ use clap::{Args, Parser, Subcommand};
 
 use super::admin::args::AdminArgs;
 use super::doctor::DoctorArgs;
-use super::forward::ForwardCommand;
+use super::forward::{ForwardCommand, GuardArgs};
 use super::health::HealthArgs;
+use super::replay::ReplayArgs;
+use super::tape::args::TapeCommand;
 use crate::config::schema::{DRIVERS, WORKERS_MAX};
 use crate::config::{self, Sources};
 
@@ -39,6 +41,11 @@ pub enum Command {
     /// Stand in front of one server for one client on this machine
     #[command(subcommand)]
     Forward(ForwardCommand),
+    /// Be the server that a recording is of
+    Replay(ReplayArgs),
+    /// See recordings, turn them into other forms, delete them
+    #[command(subcommand)]
+    Tape(TapeCommand),
     /// Check a configuration, or show what holds.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -59,6 +66,8 @@ pub enum Command {
     Man,
     /// Run the built-in MCP server alone, for tests and load.
     Demo(DemoArgs),
+    #[command(name = super::forward::GUARD, hide = true)]
+    Guard(GuardArgs),
     #[command(name = super::STORE_CHECK, hide = true)]
     StoreCheck { directory: PathBuf },
 }
@@ -186,6 +195,10 @@ impl ServerArgs {
 }
 
 impl MoreSettings {
+    pub fn set(set: &[(String, String)]) -> MoreSettings {
+        MoreSettings { set: set.to_vec(), ..MoreSettings::default() }
+    }
+
     /// What these flags, this file and the environment say.
     pub fn sources(&self, file: Option<PathBuf>) -> Sources {
         let flag = |(key, value): &(String, String)| (key.clone(), value.clone(), format!("--set {key}"));
@@ -219,11 +232,11 @@ fn long_version() -> &'static str {
 }
 
 /// Wrong usage is told by clap, with the exit code for it; the configuration reads the text again.
-fn address(text: &str) -> Result<String, String> {
+pub fn address(text: &str) -> Result<String, String> {
     config::address(text).map(|_| text.to_owned())
 }
 
-fn key_and_value(text: &str) -> Result<(String, String), String> {
+pub fn key_and_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected SECTION.KEY=VALUE")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }

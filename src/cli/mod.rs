@@ -9,7 +9,9 @@ mod doctor;
 mod forward;
 mod health;
 mod print;
+mod replay;
 mod serve;
+mod tape;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -54,9 +56,12 @@ pub fn run() -> Result<ExitCode, Failure> {
         Some(Command::Admin(args)) => admin::run(&args),
         Some(Command::Health(args)) => health::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
+        Some(Command::Replay(args)) => replay::run(&args),
+        Some(Command::Tape(command)) => tape::run(&command),
         Some(Command::Completions { shell }) => print::completions(shell),
         Some(Command::Man) => print::man(),
         Some(Command::Demo(args)) => demo::run(&args),
+        Some(Command::Guard(args)) => forward::guard(&args),
         Some(Command::StoreCheck { directory }) => Ok(store_check(&directory)),
         None => run_the_mode_of_the_environment(),
     }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
+use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use super::Failure;
 use super::args::Cli;
@@ -19,6 +20,25 @@ pub fn print(text: &str) -> Result<ExitCode, Failure> {
         }
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// A table without lines.
+pub fn bare() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table
+}
+
+/// One with titles. `numbers`: the columns that stand on the right.
+pub fn titled(titles: &[&str], numbers: &[usize]) -> Table {
+    let mut table = bare();
+    table.set_header(titles.iter().map(|title| Cell::new(title.to_uppercase())));
+    for &column in numbers {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
 }
 
 /// # Errors

@@ -20,19 +20,36 @@ pub const EXIT_UNAVAILABLE: u8 = 69;
 /// Checking a large store takes long; a service manager is told that it may.
 const STORE_CHECK_TIME: Duration = Duration::from_secs(600);
 
+/// What to say to whoever started a server, besides the address at which it listens.
+pub type Banner = fn(SocketAddr) -> String;
+
 /// Run a server until it is told to stop.
 ///
 /// # Errors
-/// 78 for a configuration that cannot work, 69 for an address in use, 1 for everything at run time.
+/// As [`serve`].
 pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
-    // SAFETY: nothing started a thread yet.
-    let (manager, passed) = unsafe { ServiceManager::from_environment() }.map_err(Failure::config)?;
-    let mut sources = args.sources();
-    let demo = args.demo.then(start_demo).transpose()?;
-    if let Some(demo) = &demo {
+    serve(args.sources(), |sources| {
+        if !args.demo {
+            return Ok(None);
+        }
+        let demo = start_demo()?;
         sources.upstreams = vec![format!("http://{}", demo.address)];
         sources.in_memory = true;
-    }
+        Ok(Some(demo::banner as Banner))
+    })
+}
+
+/// Run a server until it is told to stop; `behind` starts what is to stand behind it, and adds to the settings where that is.
+///
+/// # Errors
+/// 78 for a configuration that cannot work, 69 for an address in use, 1 for everything at run time.
+pub fn serve(
+    mut sources: config::Sources,
+    behind: impl FnOnce(&mut config::Sources) -> Result<Option<Banner>, Failure>,
+) -> Result<ExitCode, Failure> {
+    // SAFETY: nothing started a thread yet.
+    let (manager, passed) = unsafe { ServiceManager::from_environment() }.map_err(Failure::config)?;
+    let banner = behind(&mut sources)?;
     let loaded = config::load(&sources).map_err(|errors| Failure::config(errors.to_string()))?;
     let bell = loaded.plan.telemetry.as_ref().map(|_| Arc::default());
     let log = log::start(&loaded.plan, bell.clone()).map_err(Failure::config)?;
@@ -47,7 +64,7 @@ pub fn run(args: &ServerArgs) -> Result<ExitCode, Failure> {
     let started = Instant::now();
     manager.starting("opening the session store", STORE_CHECK_TIME);
     let store = open_store(&plan, started)?;
-    let listening = |address: SocketAddr| announce(address, &plan, demo.is_some());
+    let listening = |address: SocketAddr| announce(address, &plan, banner);
     let faults = cfg!(debug_assertions) && std::env::var_os("SHADOWCAT_FAULTS").is_some();
     let logs = log.logs.clone();
     let start = Start { plan: plan.clone(), source, store, logs, started, faults, manager, passed };
@@ -85,15 +102,15 @@ fn start_demo() -> Result<demo::Running, Failure> {
         .map_err(|error| Failure { code: 1, message: format!("the demo server: {error}") })
 }
 
-fn announce(address: SocketAddr, plan: &Plan, is_demo: bool) {
+fn announce(address: SocketAddr, plan: &Plan, banner: Option<Banner>) {
     let mut stderr = std::io::stderr().lock();
     let scheme = if plan.tls.is_some() { "https" } else { "http" };
     let _ = writeln!(stderr, "shadowcat {} listening on {scheme}://{address}", env!("CARGO_PKG_VERSION"));
     if plan.upstreams.is_empty() {
         let _ = writeln!(stderr, "no upstream yet: requests get 503; start with --upstream URL");
     }
-    if is_demo {
-        let _ = writeln!(stderr, "{}", demo::banner(address));
+    if let Some(banner) = banner {
+        let _ = writeln!(stderr, "{}", banner(address));
     }
 }
 

@@ -202,6 +202,9 @@ pub fn gather(sources: &Sources) -> (Layers, Errors, Vec<String>) {
 
 /// The file that is named, else the first that there is.
 fn file_to_read(sources: &Sources, places: &[impl AsRef<Path>]) -> Option<PathBuf> {
+    if sources.no_usual_places {
+        return sources.file.clone();
+    }
     let by_variable = || sources.environment.get("SHADOWCAT_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
     let first_there = || places.iter().map(AsRef::as_ref).find(|path| path.is_file()).map(Path::to_owned);
     sources.file.clone().or_else(by_variable).or_else(first_there)
@@ -225,6 +228,8 @@ mod tests {
         assert_eq!(file_to_read(&sources, &places), Some(places[1].clone()));
         sources.environment.insert("SHADOWCAT_CONFIG".into(), "/v".into());
         assert_eq!(file_to_read(&sources, &places), Some("/v".into()));
+        sources.no_usual_places = true;
+        assert_eq!(file_to_read(&sources, &places), None);
         sources.file = Some("/f".into());
         assert_eq!(file_to_read(&sources, &places), Some("/f".into()));
     }

@@ -51,6 +51,8 @@ pub use show::show;
 pub struct Sources {
     /// `--config`; else the usual places are looked at.
     pub file: Option<PathBuf>,
+    /// Only a file that is named is read, and not one that lies in the usual places.
+    pub no_usual_places: bool,
     /// `--auth-config`: keys of `[auth]` in YAML, which win over those of the file.
     pub auth_config: Option<PathBuf>,
     /// `--upstream`, in order; replace those of the file.

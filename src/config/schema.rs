@@ -243,7 +243,7 @@ pub const KEYS: &[Key] = &[
         "60",
         "A client connection without a request is closed after this.",
     ),
-    key("performance", "buffer_size", Size(4 * KIB, 16 * MIB), "64KiB", "Size of the buffers that stream bodies."),
+    key("performance", "buffer_size", Size(4 * KIB, 16 * MIB), "16KiB", "Size of the buffers that stream bodies."),
     key(
         "pool",
         "min_idle",

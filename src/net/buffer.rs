@@ -16,8 +16,9 @@ const HEAD_BYTES: usize = 2 * 1024;
 pub const HEADROOM_BYTES: usize = 24;
 /// Room behind the data that reads leave free for a chunk's end and the last chunk, bytes.
 pub const TAILROOM_BYTES: usize = 16;
-/// Buffers of one class that a thread keeps for reuse.
+/// Buffers of one class that a thread keeps for reuse; of small ones, which a turn may fill for each of its requests, more.
 const POOLED_MAX: usize = 96;
+const POOLED_HEADS_MAX: usize = 512;
 
 /// Bytes `start..len` of a fixed allocation are data; reads append behind them, writes consume from their front.
 #[derive(Debug, Default)]
@@ -45,6 +46,15 @@ impl Buffer {
         Buffer { mem: mem.unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES)), start: 0 }
     }
 
+    /// An empty buffer for a message of about `bytes`: of the class for heads if it fits.
+    pub fn for_message(bytes: usize) -> Buffer {
+        if bytes > HEAD_BYTES {
+            return Buffer::small();
+        }
+        let mem = POOL.with_borrow_mut(|pool| pool.heads.pop());
+        Buffer { mem: mem.unwrap_or_else(|| Vec::with_capacity(HEAD_BYTES)), start: 0 }
+    }
+
     /// Become a copy of a head, in the memory of the last one if that is of the usual size.
     pub fn keep_head(&mut self, bytes: &[u8]) {
         if self.mem.capacity() == HEAD_BYTES && bytes.len() <= HEAD_BYTES {
@@ -60,10 +70,9 @@ impl Buffer {
         if bytes.len() > HEAD_BYTES {
             return Buffer { mem: bytes.to_vec(), start: 0 };
         }
-        let mem = POOL.with_borrow_mut(|pool| pool.heads.pop());
-        let mut mem = mem.unwrap_or_else(|| Vec::with_capacity(HEAD_BYTES));
-        mem.extend_from_slice(bytes);
-        Buffer { mem, start: 0 }
+        let mut head = Buffer::for_message(bytes.len());
+        head.mem.extend_from_slice(bytes);
+        head
     }
 
     /// An empty buffer of `bytes` with [`HEADROOM_BYTES`] in front, for streaming bodies.
@@ -177,7 +186,7 @@ impl Drop for Buffer {
         // A thread that is shutting down has no pool any more; then the memory is simply freed.
         let _ = POOL.try_with(|pool| {
             let mut pool = pool.borrow_mut();
-            if mem.capacity() == HEAD_BYTES && pool.heads.len() < POOLED_MAX {
+            if mem.capacity() == HEAD_BYTES && pool.heads.len() < POOLED_HEADS_MAX {
                 pool.heads.push(mem);
             } else if mem.capacity() == SMALL_BYTES && pool.small.len() < POOLED_MAX {
                 pool.small.push(mem);

@@ -3,13 +3,12 @@
 //! Never io_uring without those flags: measured, it costs up to 66 % more CPU a request than epoll. monoio's own
 //! detection probes a ring without flags and then fails with EINVAL where ours do not exist, so the ladder is ours.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
 
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
-use super::ready;
+use super::{posts, ready};
 
 /// What the configuration asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,15 +45,6 @@ impl Driver {
     }
 }
 
-thread_local! {
-    static HAS_RING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether the runtime of this thread runs on a ring.
-pub fn has_ring() -> bool {
-    HAS_RING.get()
-}
-
 /// Submission queue entries of a ring; 256 to 8,192 made no measurable difference.
 const RING_ENTRIES: u32 = 1024;
 
@@ -71,7 +61,9 @@ where
         for driver in [Driver::UringDefer, Driver::UringCoop] {
             match ring(driver).build() {
                 Ok(mut runtime) => {
-                    HAS_RING.set(true);
+                    if let Err(error) = posts::use_ring(flags(driver)) {
+                        tracing::warn!(%error, "no second ring: each send is a call");
+                    }
                     return runtime.block_on(ready::attended(main(driver)));
                 }
                 Err(error) if driver == Driver::UringCoop && choice == Choice::IoUring => return Err(error),
@@ -80,7 +72,6 @@ where
         }
     }
     let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
-    HAS_RING.set(false);
     runtime.block_on(ready::attended(main(Driver::Epoll)))
 }
 
@@ -92,11 +83,15 @@ pub fn try_ring(driver: Driver) -> io::Result<()> {
     ring(driver).build().map(drop)
 }
 
-fn ring(driver: Driver) -> RuntimeBuilder<monoio::time::TimeDriver<IoUringDriver>> {
+fn flags(driver: Driver) -> io_uring::Builder {
     let mut flags = io_uring::IoUring::builder();
     match driver {
         Driver::UringDefer => flags.setup_single_issuer().setup_defer_taskrun(),
         _ => flags.setup_coop_taskrun(),
     };
-    RuntimeBuilder::<IoUringDriver>::new().uring_builder(flags).with_entries(RING_ENTRIES).enable_timer()
+    flags
+}
+
+fn ring(driver: Driver) -> RuntimeBuilder<monoio::time::TimeDriver<IoUringDriver>> {
+    RuntimeBuilder::<IoUringDriver>::new().uring_builder(flags(driver)).with_entries(RING_ENTRIES).enable_timer()
 }

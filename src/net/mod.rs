@@ -11,6 +11,7 @@ pub mod buffer;
 pub mod driver;
 pub mod listener;
 mod pem;
+mod posts;
 pub mod race;
 mod ready;
 mod secured;

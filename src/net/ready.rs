@@ -18,6 +18,7 @@ use monoio::net::TcpStream;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
+use super::posts::{self, Mail};
 use super::{Either, race};
 
 /// Events that are taken at once.
@@ -47,21 +48,26 @@ struct Place {
 
 /// What is known of one socket.
 #[derive(Default)]
-struct State {
+pub(super) struct State {
+    /// Its place in the table.
+    place: Cell<u32>,
     readable: Cell<bool>,
     writable: Cell<bool>,
     /// The end of input, or an error: no event tells of it a second time.
     ended: Cell<bool>,
     reader: Cell<Option<Waker>>,
-    writer: Cell<Option<Waker>>,
+    pub writer: Cell<Option<Waker>>,
     /// Room to write is told as well.
     writing: Cell<bool>,
+    /// What was posted and has not left.
+    pub mail: Cell<Mail>,
+    /// Who waits for that.
+    pub mailing: Cell<Option<Waker>>,
 }
 
 /// A socket's place among those of its thread.
 pub struct Readiness {
     state: Rc<State>,
-    place: u32,
 }
 
 impl Readiness {
@@ -73,7 +79,7 @@ impl Readiness {
         let state: Rc<State> = Rc::default();
         let entered = SOCKETS.with_borrow_mut(|sockets| sockets.enter(state.clone()));
         let (epoll, place, generation) = entered.ok_or(io::ErrorKind::NotConnected)?;
-        let readiness = Readiness { state, place };
+        let readiness = Readiness { state };
         let data = EventData::new_u64(u64::from(generation) << 32 | u64::from(place));
         epoll::add(&*epoll, socket, data, READING)?;
         Ok(readiness)
@@ -107,17 +113,29 @@ impl Readiness {
 
     /// Wait for room to write, of which there is none now. May be dropped at any time.
     pub async fn writable(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
-        self.state.writable.set(false);
-        if !self.state.writing.replace(true) {
+        self.state.has_room(socket).await
+    }
+
+    pub(super) fn state(&self) -> &Rc<State> {
+        &self.state
+    }
+}
+
+impl State {
+    /// As [`Readiness::writable`].
+    pub async fn has_room(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.writable.set(false);
+        if !self.writing.replace(true) {
+            let place = self.place.get();
             let (epoll, data) = SOCKETS.with_borrow(|sockets| {
-                let generation = sockets.places[self.place as usize].generation;
-                (sockets.epoll.clone(), u64::from(generation) << 32 | u64::from(self.place))
+                let generation = sockets.places[place as usize].generation;
+                (sockets.epoll.clone(), u64::from(generation) << 32 | u64::from(place))
             });
             if let Some(epoll) = epoll {
                 epoll::modify(&*epoll, socket, EventData::new_u64(data), READING | EventFlags::OUT)?;
             }
         }
-        poll_fn(|cx| wait(&self.state.writable, &self.state.writer, cx)).await;
+        poll_fn(|cx| wait(&self.writable, &self.writer, cx)).await;
         Ok(())
     }
 }
@@ -125,7 +143,7 @@ impl Readiness {
 impl Drop for Readiness {
     fn drop(&mut self) {
         // A thread that is shutting down has no table any more.
-        let _ = SOCKETS.try_with(|sockets| sockets.borrow_mut().leave(self.place));
+        let _ = SOCKETS.try_with(|sockets| sockets.borrow_mut().leave(self.state.place.get()));
     }
 }
 
@@ -145,6 +163,7 @@ impl Sockets {
         if place as usize == self.places.len() {
             self.places.push(Place::default());
         }
+        state.place.set(place);
         let entered = &mut self.places[place as usize];
         entered.state = Some(state);
         Some((epoll, place, entered.generation))
@@ -186,7 +205,9 @@ pub async fn attended<T>(main: impl Future<Output = T>) -> io::Result<T> {
     SOCKETS.with_borrow_mut(|sockets| sockets.epoll = Some(epoll.clone()));
     let (stop, stopped) = oneshot::channel();
     let events = monoio::spawn(take_events(epoll, waiter, stopped));
+    monoio::spawn(posts::send_each_turn());
     let result = main.await;
+    posts::end();
     // A wait that outlives its runtime keeps the ring, and with it every descriptor that waits on it.
     drop(stop);
     events.await;

@@ -102,6 +102,26 @@ impl Secured {
         Ok(())
     }
 
+    /// As [`Socket::post`], for what makes one piece.
+    pub fn post(&self, buffer: Buffer) -> Result<(), Buffer> {
+        let mut tls = self.tls.borrow_mut();
+        // A record that waits to be written would be overtaken, or half of one cut in two.
+        if buffer.len() > PIECE_BYTES || self.writing.get() || tls.wants_write() || self.socket.has_mail() {
+            return Err(buffer);
+        }
+        let mut out = Buffer::small();
+        let sealed = tls.writer().write_all(buffer.bytes()).and_then(|()| {
+            while tls.wants_write() {
+                tls.write_tls(out.vec())?;
+            }
+            Ok(())
+        });
+        // What rustls refuses is found by the next write.
+        let posted = sealed.is_ok() && self.socket.post(out).is_ok();
+        debug_assert!(posted || sealed.is_err(), "there was no mail");
+        Ok(())
+    }
+
     /// Read what is there and say what it is; takes no plaintext and does not wait.
     pub fn probe(&self) -> super::Probe {
         if self.state() == State::Quiet && self.pump().is_err() {
@@ -221,7 +241,7 @@ impl Secured {
     /// What the reader has to say (an alert, a new key, tickets) leaves at once if nobody writes and there is room; else
     /// with the next write.
     fn flush_now(&self) {
-        if self.writing.get() {
+        if self.writing.get() || self.socket.has_unsent_mail() {
             return;
         }
         let mut tls = self.tls.borrow_mut();

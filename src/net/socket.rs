@@ -1,32 +1,25 @@
-//! A TCP connection: waits for what [`ready`](super::ready) tells, reads by system calls, writes through the ring.
+//! A TCP connection: waits for what [`ready`](super::ready) tells, and reads and writes by system calls.
 //!
 //! A wait owns no buffer, and what is read was there, so a wait or a read may be dropped at any time without losing a byte.
-//! Sends of a turn of the loop leave together in one system call where there is a ring; else each by its own.
+//! Small messages are [posted](Socket::post): those of a turn of the loop leave together at its end.
 
-use std::cell::UnsafeCell;
 use std::io;
 use std::net::{SocketAddr, TcpStream as StdStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use monoio::buf::IoBuf;
-use monoio::io::AsyncWriteRent;
 use monoio::net::TcpStream;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
+use super::Buffer;
+use super::posts::{self, Mail};
 use super::ready::Readiness;
-use super::{Buffer, driver};
 
 /// At most one read and one write are under way at a time; both may be, from two futures of one task.
 pub struct Socket {
     // Before the connection, so that no event of a later descriptor of the same number is taken for one of it.
     ready: Readiness,
-    io: Io,
-}
-
-enum Io {
-    Ring(UnsafeCell<TcpStream>),
-    Plain(StdStream),
+    stream: StdStream,
 }
 
 impl Socket {
@@ -34,11 +27,7 @@ impl Socket {
     pub fn adopt(stream: StdStream) -> io::Result<Socket> {
         stream.set_nonblocking(true)?;
         let ready = Readiness::of(stream.as_fd())?;
-        let io = match driver::has_ring() {
-            true => Io::Ring(UnsafeCell::new(TcpStream::from_std(stream)?)),
-            false => Io::Plain(stream),
-        };
-        Ok(Socket { ready, io })
+        Ok(Socket { ready, stream })
     }
 
     /// A connection to one address.
@@ -148,34 +137,61 @@ impl Socket {
         }
     }
 
+    /// Send `buffer` at the end of this turn of the loop; whether that went well, a later read or write finds out.
+    ///
+    /// # Errors
+    /// The buffer: what was posted before has not left, so that this has to be waited for ([`write_all`](Socket::write_all)).
+    pub fn post(&self, buffer: Buffer) -> Result<(), Buffer> {
+        let state = self.ready.state();
+        if self.has_mail() {
+            return Err(buffer);
+        }
+        posts::leave(state, self.fd().as_raw_fd(), buffer);
+        Ok(())
+    }
+
+    /// Whether something was posted that has not left.
+    pub fn has_mail(&self) -> bool {
+        self.ready.state().mail.get() != Mail::None
+    }
+
+    /// The same, after an attempt to send it.
+    pub fn has_unsent_mail(&self) -> bool {
+        if self.ready.state().mail.get() == Mail::Queued {
+            posts::send_all();
+        }
+        self.has_mail()
+    }
+
+    /// Wait until what was posted has left.
+    pub async fn sent(&self) {
+        if self.has_mail() {
+            posts::sent(self.ready.state()).await;
+        }
+    }
+
+    /// What was posted leaves now, as far as there is room; the rest is lost.
+    pub fn settle(&self) {
+        posts::settle(self.ready.state());
+    }
+
     /// Send all of `buffer`, which comes back as it went in. Dropped only if the connection closes.
     pub async fn write_all(&self, buffer: Buffer) -> (io::Result<()>, Buffer) {
-        let mut rest = Sent { buffer, at: 0 };
-        while rest.at < rest.buffer.len() {
-            let result = match &self.io {
-                Io::Ring(tcp) => {
-                    // SAFETY: the type is !Sync, so all users are on one thread, and there is one write at a time by the
-                    // contract of the type. monoio submits at the first poll and keeps no borrow while it waits, so that none
-                    // meets the one of `Io::fd`.
-                    let (result, back) = unsafe { &mut *tcp.get() }.write(rest).await;
-                    rest = back;
-                    result
-                }
-                Io::Plain(_) => self.send(&rest.buffer.bytes()[rest.at..]),
-            };
-            match result {
-                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), rest.buffer),
-                Ok(n) => rest.at += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        self.sent().await;
+        let mut at = 0;
+        while at < buffer.len() {
+            match self.send(&buffer.bytes()[at..]) {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buffer),
+                Ok(n) => at += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if let Err(error) = self.ready.writable(self.fd()).await {
-                        return (Err(error), rest.buffer);
+                        return (Err(error), buffer);
                     }
                 }
-                Err(error) => return (Err(error), rest.buffer),
+                Err(error) => return (Err(error), buffer),
             }
         }
-        (Ok(()), rest.buffer)
+        (Ok(()), buffer)
     }
 
     /// No more will be sent.
@@ -185,44 +201,13 @@ impl Socket {
 
     /// For monoio's own I/O.
     pub fn into_tcp(self) -> io::Result<TcpStream> {
-        let Socket { ready, io } = self;
-        ready.forget(io.fd())?;
-        match io {
-            Io::Ring(tcp) => Ok(tcp.into_inner()),
-            Io::Plain(stream) => TcpStream::from_std(stream),
-        }
+        self.settle();
+        let Socket { ready, stream } = self;
+        ready.forget(stream.as_fd())?;
+        TcpStream::from_std(stream)
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.io.fd()
-    }
-}
-
-impl Io {
-    fn fd(&self) -> BorrowedFd<'_> {
-        let fd: RawFd = match self {
-            // SAFETY: the descriptor of a stream never changes; a write under way does not touch it.
-            Io::Ring(tcp) => unsafe { &*tcp.get() }.as_raw_fd(),
-            Io::Plain(stream) => stream.as_raw_fd(),
-        };
-        // SAFETY: the descriptor belongs to `self`, which lives as long as this borrow.
-        unsafe { BorrowedFd::borrow_raw(fd) }
-    }
-}
-
-/// A buffer of which the first `at` bytes have been sent.
-pub struct Sent {
-    pub buffer: Buffer,
-    pub at: usize,
-}
-
-// SAFETY: a sub-range of the initialised bytes of `buffer`, whose allocation does not move.
-unsafe impl IoBuf for Sent {
-    fn read_ptr(&self) -> *const u8 {
-        self.buffer.bytes()[self.at..].as_ptr()
-    }
-
-    fn bytes_init(&self) -> usize {
-        self.buffer.len() - self.at
+        self.stream.as_fd()
     }
 }

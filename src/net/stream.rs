@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use monoio::buf::IoBuf;
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use monoio::net::TcpStream;
 use rustix::net::RecvFlags;
@@ -18,7 +19,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::Buffer;
 use super::secured::Secured;
-use super::socket::{Sent, Socket};
+use super::socket::Socket;
 
 /// What a look at a connection without taking anything shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +103,11 @@ impl Stream {
         Ok(Stream::plain(Socket::adopt(stream)?))
     }
 
+    /// One end of a pair of sockets of this machine: nothing that is done with it asks for addresses.
+    pub fn adopt_local(stream: std::os::unix::net::UnixStream) -> io::Result<Stream> {
+        Stream::adopt(std::os::fd::OwnedFd::from(stream).into())
+    }
+
     /// To put TLS over it.
     pub(super) fn into_socket(mut self) -> io::Result<Socket> {
         match std::mem::replace(self.io.get_mut(), Io::Gone) {
@@ -177,6 +183,28 @@ impl Stream {
         }
     }
 
+    /// Send `buffer` at the end of this turn of the loop, and wait for nothing: what comes of it a later read or write finds
+    /// out.
+    ///
+    /// # Errors
+    /// The buffer, where it has to be waited for ([`write_all`](Stream::write_all)): what was posted before has not left, or the
+    /// stream cannot do so.
+    pub fn post(&self, buffer: Buffer) -> Result<(), Buffer> {
+        match self.io() {
+            Io::Plain(socket) => socket.post(buffer),
+            Io::Secured(secured) => secured.post(buffer),
+            Io::Tls(_) | Io::Gone => Err(buffer),
+        }
+    }
+
+    fn settle(&self) {
+        match self.io() {
+            Io::Plain(socket) => socket.settle(),
+            Io::Secured(secured) => secured.socket().settle(),
+            Io::Tls(_) | Io::Gone => {}
+        }
+    }
+
     /// Put a connection aside. Over TLS the next read begins now: what a server sends behind its answer (session tickets) is
     /// taken in, and does not look like bytes that nobody asked for.
     pub fn put_aside(&self) {
@@ -239,10 +267,14 @@ impl Stream {
     /// No more will be sent.
     pub async fn shutdown(&self) {
         match self.io() {
-            Io::Plain(socket) => socket.shutdown(),
+            Io::Plain(socket) => {
+                socket.sent().await;
+                socket.shutdown();
+            }
             Io::Tls(tls) => drop(tls.stream().shutdown().await),
             Io::Secured(secured) => {
                 secured.close().await;
+                secured.socket().sent().await;
                 secured.socket().shutdown();
             }
             Io::Gone => {}
@@ -251,6 +283,7 @@ impl Stream {
 
     /// End the connection with a reset, now: what the peer has got is not all.
     pub fn reset(&self) {
+        self.settle();
         let fd = self.borrowed();
         let _ = rustix::net::sockopt::set_socket_linger(fd, Some(Duration::ZERO));
         // Dissolving the connection sends the reset without waiting for operations that still hold the descriptor.
@@ -297,6 +330,7 @@ impl Ahead {
 impl Drop for Stream {
     fn drop(&mut self) {
         if !matches!(self.io.get_mut(), Io::Gone) {
+            self.settle();
             let _ = rustix::net::shutdown(self.borrowed(), rustix::net::Shutdown::Both);
         }
     }
@@ -321,4 +355,21 @@ pub fn wake_reader(fd: RawFd) {
     // SAFETY: by the contract above the descriptor is open; shutdown of a socket has no memory effects.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Read);
+}
+
+/// A buffer of which the first `at` bytes have been sent.
+struct Sent {
+    buffer: Buffer,
+    at: usize,
+}
+
+// SAFETY: a sub-range of the initialised bytes of `buffer`, whose allocation does not move.
+unsafe impl IoBuf for Sent {
+    fn read_ptr(&self) -> *const u8 {
+        self.buffer.bytes()[self.at..].as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.buffer.len() - self.at
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use memchr::memmem;
 
-use super::http::{self, BODY_BYTES_MAX, Framing, HEAD_LIMITS, JSON, Refused, Reply, Request};
+use super::http::{self, Framing, HEAD_LIMITS, JSON, Refused, Reply, Request};
 use super::{Late, Next, Service, relay};
 use crate::net::{Buffer, Either, Expired, Stream, race, within};
 use crate::wire::http1::body::BodyDecoder;
@@ -110,8 +110,8 @@ impl Connection {
     /// Reads and answers one request; false if the connection ends.
     async fn exchange<S: Service>(&mut self, service: &Arc<S>) -> Result<bool, End> {
         self.receive_head().await?;
-        let framing = http::frame(&self.head, self.input.bytes())?;
-        let place = self.receive_body(framing).await?;
+        let framing = http::frame(&self.head, self.input.bytes(), S::BODY_BYTES_MAX)?;
+        let place = self.receive_body(framing, S::BODY_BYTES_MAX).await?;
         let (bytes, body) = match place {
             Place::Input(used) => self.input.bytes()[..used].split_at(self.head.len),
             Place::Apart => (&self.head_bytes[..], &self.body[..]),
@@ -174,7 +174,7 @@ impl Connection {
     }
 
     /// Mostly the body came along with its head and stays where it is; else it is gathered.
-    async fn receive_body(&mut self, framing: Framing) -> Result<Place, End> {
+    async fn receive_body(&mut self, framing: Framing, body_max: u64) -> Result<Place, End> {
         let at_hand = match framing.length {
             BodyLength::Empty => Some(0),
             BodyLength::Length(length) => Some(length as usize),
@@ -190,7 +190,7 @@ impl Connection {
         if framing.expects_continue && self.input.is_empty() {
             self.send(Buffer::from_vec(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec())).await?;
         }
-        let mut decoder = BodyDecoder::new(framing.length, Some(BODY_BYTES_MAX));
+        let mut decoder = BodyDecoder::new(framing.length, Some(body_max));
         loop {
             let decoded = decoder.decode(self.input.bytes_mut()).map_err(|error| Refused(error.status()))?;
             self.body.extend_from_slice(&self.input.bytes()[..decoded.data]);

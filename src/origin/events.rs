@@ -106,13 +106,9 @@ impl EventLog {
         self.lock().is_full()
     }
 
-    /// The one event that there ever was, taken out of a stream that nobody reads.
-    pub fn take_only(&self) -> Option<Box<[u8]>> {
-        let mut state = self.lock();
-        let is_only = state.ended && !state.attached && state.first == 1 && state.events.len() == 1;
-        let event = is_only.then(|| state.drop_first()).flatten();
-        state.undelivered = state.undelivered.max(state.first);
-        event
+    /// Whether somebody reads it now.
+    pub fn is_attached(&self) -> bool {
+        self.lock().attached
     }
 
     /// Nothing follows; the reader gets what is there and then [`Step::End`].
@@ -233,6 +229,31 @@ impl Reader {
             Poll::Pending
         })
         .await
+    }
+
+    /// Resolves when there is something to take, be it the end.
+    pub async fn settled(&mut self) {
+        poll_fn(|context| {
+            let mut state = self.log.lock();
+            if state.attachments != self.attachment || state.ended || state.end() > self.next {
+                return Poll::Ready(());
+            }
+            state.reader = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// What was pushed, if that is one event and the stream has ended: an answer that needs no stream.
+    pub fn whole(self) -> Result<Box<[u8]>, Reader> {
+        let event = {
+            let mut state = self.log.lock();
+            let is_whole = state.attachments == self.attachment && state.ended && state.first == 1;
+            let event = (is_whole && state.events.len() == 1).then(|| state.drop_first()).flatten();
+            state.undelivered = state.undelivered.max(state.first);
+            event
+        };
+        event.ok_or(self)
     }
 
     /// Everything up to the end was written.
@@ -413,14 +434,17 @@ mod tests {
     #[test]
     fn one_event_and_the_end_can_be_taken_as_a_whole() {
         let log = EventLog::resumable(1);
+        let mut reader = log.attach(None);
+        assert!(poll(reader.settled()).is_pending());
         log.push(b"a");
-        assert_eq!(log.take_only(), None);
+        assert!(poll(reader.settled()).is_ready());
+        let reader = reader.whole().expect_err("more may follow");
         log.end();
-        assert_eq!(log.take_only().as_deref(), Some(&b"a"[..]));
+        assert_eq!(reader.whole().ok().as_deref(), Some(&b"a"[..]));
         let two = EventLog::resumable(1);
         ["a", "b"].iter().for_each(|event| two.push(event.as_bytes()));
         two.end();
-        assert_eq!(two.take_only(), None);
+        assert!(two.attach(None).whole().is_err());
     }
 
     #[test]

@@ -11,8 +11,6 @@ use crate::wire::mcp::header;
 pub const JSON: &str = "application/json";
 
 pub const HEAD_LIMITS: HeadLimits = HeadLimits { head_bytes: 32 * 1024, fields: 100, target_bytes: 8 * 1024 };
-/// Bytes of one request body, decoded.
-pub const BODY_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// A request that is refused before anybody looks at it, with this status; the connection closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,11 +96,11 @@ pub struct Framing {
     pub expects_continue: bool,
 }
 
-/// Framing that two parsers could read differently is refused, as is a body beyond the limit.
-pub fn frame(head: &RequestHead, bytes: &[u8]) -> Result<Framing, Refused> {
+/// Framing that two parsers could read differently is refused, as is a body of more than `body_max` bytes.
+pub fn frame(head: &RequestHead, bytes: &[u8], body_max: u64) -> Result<Framing, Refused> {
     head.host(bytes)?;
     let framing = framing::request(head, bytes)?;
-    if matches!(framing.body, BodyLength::Length(length) if length > BODY_BYTES_MAX) {
+    if matches!(framing.body, BodyLength::Length(length) if length > body_max) {
         return Err(Refused(413));
     }
     let http10 = head.version == Version::Http10;
@@ -189,6 +187,8 @@ pub struct Reply<'a> {
     pub content_type: &'a str,
     pub session: Option<&'a str>,
     pub allow: Option<&'a str>,
+    /// Seconds.
+    pub retry_after: Option<u32>,
     pub close: bool,
     /// The client spoke HTTP/1.0 and wants the connection kept.
     pub says_keep_alive: bool,
@@ -235,6 +235,9 @@ fn open(out: &mut Vec<u8>, status: u16, reply: &Reply<'_>) {
     if let Some(allow) = reply.allow {
         encode::field(out, b"Allow", allow.as_bytes());
     }
+    if let Some(seconds) = reply.retry_after {
+        encode::field(out, b"Retry-After", seconds.to_string().as_bytes());
+    }
     if reply.close {
         encode::field(out, b"Connection", b"close");
     } else if reply.says_keep_alive {
@@ -277,7 +280,7 @@ mod tests {
     fn read(wire: &[u8], check: impl FnOnce(&Request<'_>)) -> Result<(), Refused> {
         let mut head = RequestHead::default();
         assert_eq!(head.parse(wire, &HEAD_LIMITS)?, Progress::Complete);
-        let framing = frame(&head, wire)?;
+        let framing = frame(&head, wire, 1000)?;
         check(&Request::new(&head, wire, b"", framing.transport)?);
         Ok(())
     }

@@ -6,7 +6,7 @@
 //!   Service     what the server at hand says to a request          -> Next
 //! relay       an event log to the client
 //! events      one stream's events, resumable                       (streams: those of a session)
-//! message     JSON-RPC as clients send it
+//! message     JSON-RPC as clients send it                         (mirrored: headers that repeat parts of it)
 //! local       who may ask where nobody stands in front            (refusal: whole answers that say no)
 //! ```
 //!
@@ -17,6 +17,7 @@ mod events;
 mod http;
 pub mod local;
 pub mod message;
+pub mod mirrored;
 pub mod refusal;
 mod relay;
 mod server;
@@ -36,6 +37,9 @@ use crate::base::SessionId;
 
 /// What an origin server is, besides HTTP.
 pub trait Service: Send + Sync + 'static {
+    /// Bytes of one request body, decoded.
+    const BODY_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
     /// Answers one request, on the thread of its connection. `json` is room to write a body in; `out` gets the HTTP answer
     /// if that is all ([`Next::Answered`]), else nothing.
     fn answer(self: &Arc<Self>, request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>) -> Next;

@@ -4,8 +4,9 @@ use super::http::{self, Reply, Request};
 use crate::wire::jsonrpc;
 
 /// `Bad request` and the like.
-const REFUSED: i32 = -32000;
-const NO_SESSION: i32 = -32001;
+pub const REFUSED: i32 = -32000;
+/// What clients know by its status.
+pub const NO_SESSION: i32 = -32001;
 
 /// Refuses with this status and reason.
 pub fn refuse(request: &Request<'_>, json: &mut Vec<u8>, out: &mut Vec<u8>, status: u16, reason: &str) {

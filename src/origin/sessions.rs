@@ -97,6 +97,13 @@ impl<S: Session> Sessions<S> {
         ended
     }
 
+    pub fn end_all(&self) {
+        for shard in &self.shards {
+            let all = std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner));
+            all.values().for_each(|entry| entry.session.end());
+        }
+    }
+
     fn shard(&self, id: &SessionId) -> MutexGuard<'_, HashMap<SessionId, Entry<S>>> {
         let (eight, _) = id.as_bytes().split_first_chunk::<8>().expect("an id is longer than eight bytes");
         // Base64 text fills no bits evenly: the product's top bits depend on all of it.

@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::ptr;
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,15 @@ pub struct Exit {
     /// Its own, or 128 and the signal.
     pub code: u8,
     pub by_signal: bool,
+}
+
+impl Exit {
+    pub fn of(status: ExitStatus) -> Exit {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Exit { code: code as u8, by_signal: false },
+            (None, signal) => Exit { code: 128 | signal.unwrap_or_default() as u8, by_signal: true },
+        }
+    }
 }
 
 /// Who was reaped.

@@ -7,11 +7,14 @@
 //! Whatever the stage, the server's end leads to the end of all that it started, and to our exit with its code. So does
 //! the proxy's death, at once.
 
-use std::io::{self, PipeReader, PipeWriter};
+use std::ffi::OsStr;
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::fs::Access;
 
 use super::family::{self, Reaped};
 use super::signals::{self, Mask, Origin, Pid};
@@ -27,8 +30,8 @@ const EXIT_RUN_TIME: u8 = 1;
 
 pub struct Start {
     pub server: Server,
-    pub stdin: PipeReader,
-    pub stdout: PipeWriter,
+    pub stdin: Stdio,
+    pub stdout: Stdio,
     pub before: Mask,
     pub proxy: Pid,
 }
@@ -137,6 +140,27 @@ impl Stage {
             Stage::Serving | Stage::Killed => None,
         }
     }
+}
+
+/// Exit code and words for a program that would not start, as far as that can be seen from outside.
+pub fn check(program: &OsStr) -> Result<(), (u8, String)> {
+    let is_fine = |path: &Path| path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok();
+    let path = Path::new(program);
+    let error = if program.as_encoded_bytes().contains(&b'/') {
+        match (is_fine(path), path.exists()) {
+            (true, _) => return Ok(()),
+            (false, true) => io::ErrorKind::PermissionDenied,
+            (false, false) => io::ErrorKind::NotFound,
+        }
+    } else {
+        let places = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+        if std::env::split_paths(&places).any(|place| is_fine(&place.join(program))) {
+            return Ok(());
+        }
+        io::ErrorKind::NotFound
+    };
+    let (code, why) = explain(path, &error.into());
+    Err((code, format!("cannot start {}: {why}", program.display())))
 }
 
 /// Exit code and words for a program that did not start.

@@ -1,6 +1,7 @@
-//! L3: MCP servers as child processes.
+//! L3: MCP servers as child processes: one that takes our place ([`forward`]), and any number whose stdin and stdout are ours
+//! ([`Child`]).
 //!
-//! Three processes, so that nothing is left behind however one of them ends:
+//! Of [`forward`] there are three processes, so that nothing is left behind however one of them ends:
 //!
 //! ```text
 //! client --stdin--> proxy --pipe--> server (and what it starts)
@@ -13,7 +14,10 @@
 //! leaves with its exit code. The guard is forked before there are threads. It starts the server, is told when the
 //! conversation is over, keeps the clock of the stop, and takes in whatever the server leaves behind. It hears of the
 //! proxy's death from the kernel; the proxy hears of the guard's as its parent. The server's stderr is the client's.
+//!
+//! A [`Child`] has a guard as well, which is this program once more ([`guard`]), since a process with threads must not fork.
 
+mod child;
 mod copy;
 mod family;
 mod guard;
@@ -22,13 +26,17 @@ mod signals;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
+pub use child::{Child, Spawn, Stop};
 use copy::Ended;
+pub use family::Exit;
+pub use guard::check;
 use signals::{Origin, Pid};
 
 /// How long the last bytes of somebody who is gone may take to come out of a pipe.
@@ -41,6 +49,17 @@ pub struct Server {
     pub arguments: Vec<OsString>,
     /// From the end of the conversation to SIGTERM, and from there to SIGKILL.
     pub grace: Duration,
+}
+
+/// Guard `server`, whose stdin and stdout are ours, for the process `proxy`; the exit code to leave with. Call it first of all
+/// in a process that is there for nothing else.
+///
+/// # Errors
+/// What the system refuses.
+pub fn guard(server: Server, proxy: i32) -> io::Result<u8> {
+    signals::close_all_but_standard();
+    let before = signals::hold()?;
+    Ok(guard::run(guard::Start { server, stdin: Stdio::inherit(), stdout: Stdio::inherit(), before, proxy }))
 }
 
 /// Stand between our own stdin and stdout and `server` until it ends; its exit code, 128 and the signal that ended it,
@@ -58,7 +77,7 @@ pub fn forward(server: Server) -> io::Result<u8> {
     // SAFETY: `cli` calls this before anything starts a thread.
     let Some(guard) = (unsafe { signals::fork() })? else {
         drop((to_server, from_server));
-        let start = guard::Start { server, stdin: server_stdin, stdout: server_stdout, before, proxy };
+        let start = guard::Start { server, stdin: server_stdin.into(), stdout: server_stdout.into(), before, proxy };
         std::process::exit(guard::run(start).into());
     };
     drop((server_stdin, server_stdout));

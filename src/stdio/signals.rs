@@ -126,6 +126,13 @@ pub fn at_death_of_parent(number: c_int, parent: Pid) -> io::Result<bool> {
     Ok(parent_pid() == parent)
 }
 
+/// Whoever started us may have left more open than is for us.
+pub fn close_all_but_standard() {
+    // SAFETY: nothing in this process has opened a descriptor that it still uses. Where the call does not exist, what is
+    // open stays open, as it was marked to be closed anyway.
+    unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) };
+}
+
 pub fn own_pid() -> Pid {
     // SAFETY: it cannot fail.
     unsafe { libc::getpid() }

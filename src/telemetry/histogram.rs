@@ -104,7 +104,7 @@ impl Histogram {
     /// Count one `value`. `now` is the time since some fixed point, the same for all histograms of the process.
     #[inline]
     pub fn record(&self, value: Duration, now: Duration) {
-        let us = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
+        let us = value.as_secs().saturating_mul(1_000_000) + u64::from(value.subsec_micros());
         let count = &self.counts[self.bounds.partition_point(|&end| end < us)];
         count.store(count.load(Relaxed) + 1, Relaxed);
         self.sum_us.store(self.sum_us.load(Relaxed).wrapping_add(us), Relaxed);

@@ -100,6 +100,8 @@ impl<T: Default> Named<T> {
 
 /// What one worker knows of the names: its own cells of all of them.
 pub struct Mirror<T> {
+    /// The name before this one: callers repeat themselves.
+    last: Option<(Arc<str>, Arc<T>)>,
     cells: HashMap<Arc<str>, Arc<T>>,
     /// How many of the names it has seen.
     seen: usize,
@@ -107,7 +109,7 @@ pub struct Mirror<T> {
 
 impl<T> Default for Mirror<T> {
     fn default() -> Mirror<T> {
-        Mirror { cells: HashMap::new(), seen: 0 }
+        Mirror { last: None, cells: HashMap::new(), seen: 0 }
     }
 }
 
@@ -115,6 +117,13 @@ impl<T: Default> Mirror<T> {
     /// The cells of worker `index` for this name, if it has or gets some. It may join while less than `part` of the
     /// names are taken. Locks when a name is new.
     pub fn find(&mut self, named: &Named<T>, index: usize, name: &str, part: f64) -> Option<&T> {
+        if self.last.as_ref().is_none_or(|(last, _)| **last != *name) {
+            self.last = self.find_other(named, index, name, part);
+        }
+        self.last.as_ref().map(|(_, cells)| &**cells)
+    }
+
+    fn find_other(&mut self, named: &Named<T>, index: usize, name: &str, part: f64) -> Option<(Arc<str>, Arc<T>)> {
         if !self.cells.contains_key(name) {
             let may_join = named.known.load(Acquire) < (named.names_max as f64 * part) as usize
                 && name.len() <= NAME_BYTES_MAX
@@ -123,7 +132,7 @@ impl<T: Default> Mirror<T> {
                 self.look(named, index, may_join.then_some(name));
             }
         }
-        self.cells.get(name).map(|cells| &**cells)
+        self.cells.get_key_value(name).map(|(name, cells)| (name.clone(), cells.clone()))
     }
 
     /// See what others named, and add a name of our own.

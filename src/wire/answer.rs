@@ -176,6 +176,18 @@ enum Key {
     IsError,
 }
 
+/// How nearly all answers with a result begin, up to behind the result's brace; how many bytes that is.
+fn usual_start(bytes: &[u8]) -> Option<usize> {
+    let mut rest = bytes.strip_prefix(b" ").unwrap_or(bytes).strip_prefix(b"{")?;
+    rest = rest.strip_prefix(b"\"jsonrpc\":\"2.0\",").unwrap_or(rest);
+    if let Some(id) = rest.strip_prefix(b"\"id\":") {
+        let digits = id.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        rest = id[digits..].strip_prefix(b",").filter(|_| digits > 0)?;
+    }
+    rest = rest.strip_prefix(b"\"result\":{")?;
+    Some(bytes.len() - rest.len())
+}
+
 impl Message {
     fn is_decided(&self) -> bool {
         self.said.is_some()
@@ -191,7 +203,15 @@ impl Message {
             return;
         }
         let mut at = 0;
-        if self.is_plain_result(bytes, last) {
+        if self.steps == 0
+            && last
+            && let Some(start) = usual_start(bytes)
+        {
+            // As the steps below would leave it.
+            (self.depth, self.member, self.key, self.steps, at) = (2, Key::Result, Key::Other, 1, start);
+            self.said = (!self.to_tool).then_some(Said::Result);
+        }
+        if self.is_plain_result(&bytes[at..], last) {
             self.said = Some(Said::Result);
             return;
         }

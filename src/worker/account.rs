@@ -196,7 +196,7 @@ pub fn refused(account: &Account, refusal: &Refusal, early: bool) {
         _ => By::Proxy,
     };
     account.ended.set(Ended { by, reason: refusal.reason, early });
-    account.rule.set(refusal.rule);
+    account.rule.set(refusal.rule());
     if early {
         let told = refusal.reason != Refusal::CLIENT_GONE.reason;
         account.status.set(if told { refusal.status } else { 0 });

@@ -409,7 +409,7 @@ pub fn authorize(
     match plan.rules.iter().position(forbids) {
         Some(at) => {
             let refusal = insufficient(&to_be_asked_for(plan, principal, &plan.rules[at].scopes));
-            Err(Refusal { rule: u16::try_from(at + 1).ok(), ..refusal })
+            Err(refusal.by_rule(u16::try_from(at + 1).ok()))
         }
         None => Ok(()),
     }

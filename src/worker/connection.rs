@@ -421,7 +421,7 @@ async fn next_head(client: &Client, plan: &Plan, input: &mut Buffer, scratch: &m
     if scratch.limits == Some(limits) && scratch.head.stands_in(input.bytes(), scratch.bytes.bytes()) {
         return Next::Request;
     }
-    scratch.limits = None;
+    (scratch.limits, scratch.admitted) = (None, None);
     scratch.head.reset();
     let mut begun = None;
     let refusal = loop {

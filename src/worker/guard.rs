@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use super::connection::Client;
 use super::refusal::Refusal;
+use super::upstream::LocalView;
+use crate::base::Span;
 use crate::config::plan::{GuardsPlan, Plan};
 use crate::wire::http1::framing::{self, BodyLength, RequestFraming};
 use crate::wire::http1::head::{Field, Method, Name, RequestHead, Version};
@@ -81,19 +83,46 @@ impl<'a> Request<'a> {
     }
 }
 
+/// What a head that was let in came to, for one that is the same but for the digits of its length: it depends on nothing but the
+/// head, the client and the view.
+#[derive(Clone, Copy)]
+pub struct Admitted {
+    view: u64,
+    host: Span,
+    framing: RequestFraming,
+}
+
+/// As [`judge`]; `memory` is that of this head, or of none.
+///
+/// # Errors
+/// As [`judge`].
+pub fn admit<'a>(
+    view: &LocalView,
+    client: &Client,
+    head: &'a RequestHead,
+    bytes: &'a [u8],
+    memory: &mut Option<Admitted>,
+) -> Result<Request<'a>, Refusal> {
+    if let Some(Admitted { host, framing, .. }) = memory.filter(|memory| memory.view == view.number) {
+        let framing = framing::restated(framing, head, bytes).map_err(Refusal::framing)?;
+        within_limit(&view.view.plan, &framing)?;
+        return Ok(Request { head, bytes, host: host.of(bytes), framing });
+    }
+    let request = judge(&view.view.plan, client, head, bytes)?;
+    let host = Span::within(bytes, request.host);
+    *memory = Some(Admitted { view: view.number, host, framing: request.framing });
+    Ok(request)
+}
+
 /// # Errors
 /// Ambiguous framing (400 and close), CONNECT and TRACE (405), a Host (403) or Origin (403) that is not allowed.
-pub fn admit<'a>(plan: &Plan, client: &Client, head: &'a RequestHead, bytes: &'a [u8]) -> Result<Request<'a>, Refusal> {
+fn judge<'a>(plan: &Plan, client: &Client, head: &'a RequestHead, bytes: &'a [u8]) -> Result<Request<'a>, Refusal> {
     let framing = framing::request(head, bytes).map_err(Refusal::framing)?;
     let host = head.host(bytes).map_err(Refusal::head)?;
     if matches!(head.method, Method::Connect | Method::Trace) {
         return Err(Refusal::METHOD);
     }
-    if let (BodyLength::Length(length), Some(max)) = (framing.body, plan.limits.body_bytes_max)
-        && length > max
-    {
-        return Err(Refusal::BODY_TOO_LONG);
-    }
+    within_limit(plan, &framing)?;
     let request = Request { head, bytes, host, framing };
     if is_probe(request.path()) {
         return Ok(request);
@@ -107,6 +136,13 @@ pub fn admit<'a>(plan: &Plan, client: &Client, head: &'a RequestHead, bytes: &'a
         return Err(refused_unread(&request, Refusal::ORIGIN));
     }
     Ok(request)
+}
+
+fn within_limit(plan: &Plan, framing: &RequestFraming) -> Result<(), Refusal> {
+    match (framing.body, plan.limits.body_bytes_max) {
+        (BodyLength::Length(length), Some(max)) if length > max => Err(Refusal::BODY_TOO_LONG),
+        _ => Ok(()),
+    }
 }
 
 /// A refused request whose body is still to come ends the connection.

@@ -1,6 +1,8 @@
 //! Answers that the proxy must look into: the `endpoint` event of a 2024-11-05 server, and the opaque state of a modern
 //! one when there are several replicas. All others pass unseen.
 
+use std::cell::Cell;
+
 use super::exchange::Exchange;
 use super::refusal::Refusal;
 use super::session::{self, Birth, OpenStream};
@@ -11,10 +13,10 @@ use crate::wire::sse::{self, EventReader};
 /// Longest first event that is held back while it may be an `endpoint` event, bytes.
 const ENDPOINT_BYTES_MAX: usize = 8 * 1024;
 
-pub enum Inspect {
+pub enum Inspect<'a> {
     Nothing,
     /// A GET stream without a session: its first event may begin one.
-    Endpoint(Opening),
+    Endpoint(Box<Opening<'a>>),
     /// Remember which replica issues `requestState` and tasks.
     State(Box<State>),
 }
@@ -25,13 +27,13 @@ pub enum Seen {
     Instead(Vec<u8>),
 }
 
-pub struct Opening {
+pub struct Opening<'a> {
     held: Vec<u8>,
     /// A comment was passed on as far as it came.
     in_comment: bool,
     upstream: usize,
     reserved: Option<Reservation>,
-    begun: std::rc::Rc<std::cell::Cell<Option<OpenStream>>>,
+    begun: &'a Cell<Option<OpenStream>>,
 }
 
 pub struct State {
@@ -40,17 +42,17 @@ pub struct State {
     upstream: usize,
 }
 
-impl Inspect {
+impl<'a> Inspect<'a> {
     /// `begun` gets this stream as that of the session that the first event begins.
     pub fn endpoint(
         upstream: usize,
         reserved: Option<Reservation>,
-        begun: std::rc::Rc<std::cell::Cell<Option<OpenStream>>>,
-    ) -> Inspect {
-        Inspect::Endpoint(Opening { held: Vec::new(), in_comment: false, upstream, reserved, begun })
+        begun: &'a Cell<Option<OpenStream>>,
+    ) -> Inspect<'a> {
+        Inspect::Endpoint(Box::new(Opening { held: Vec::new(), in_comment: false, upstream, reserved, begun }))
     }
 
-    pub fn state(upstream: usize, is_stream: bool) -> Inspect {
+    pub fn state(upstream: usize, is_stream: bool) -> Inspect<'a> {
         Inspect::State(Box::new(State { peek: Peek::new(), events: is_stream.then(EventReader::default), upstream }))
     }
 
@@ -78,7 +80,7 @@ impl Inspect {
     }
 }
 
-impl Opening {
+impl Opening<'_> {
     /// Pass on what cannot be part of an `endpoint` event, at once; hold back what can, up to its blank line, before
     /// which nobody acts on it. `true`: it is decided, and everything was passed on.
     async fn take_blocks(&mut self, exchange: &Exchange<'_>, last: bool, out: &mut Vec<u8>) -> Result<bool, Refusal> {

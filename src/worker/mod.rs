@@ -105,6 +105,8 @@ struct Scratch {
     /// in.
     bytes: Buffer,
     limits: Option<HeadLimits>,
+    /// What the guard found of it, by the view of this number.
+    admitted: Option<guard::Admitted>,
     peek: Peek,
     answer: ResponseHead,
 }
@@ -265,7 +267,7 @@ impl Worker {
 
     fn give_scratch(&self, mut scratch: Box<Scratch>) {
         scratch.bytes = Buffer::default();
-        scratch.limits = None;
+        (scratch.limits, scratch.admitted) = (None, None);
         let mut kept = self.scratch.borrow_mut();
         if kept.len() < SCRATCH_MAX {
             kept.push(scratch);

@@ -17,6 +17,9 @@ use crate::wire::trace_context::SpanContext;
 /// What `Via` calls us (RFC 9110 section 7.6.3).
 const VIA: &[u8] = b"1.1 shadowcat";
 
+/// What we usually add to a head, at most, bytes.
+pub const ADDED_BYTES: usize = 512;
+
 /// The head of a request as upstream gets it. `body` is the framing that we chose.
 pub fn request(
     out: &mut Vec<u8>,

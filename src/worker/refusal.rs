@@ -3,8 +3,6 @@
 //! Bodies are JSON-RPC error objects with the request's id where it is known (MCP, Transports), so that a client that
 //! understands nothing else understands the refusal.
 
-use std::borrow::Cow;
-
 use super::connection::Client;
 use super::{Worker, outbound};
 use crate::net::{Buffer, within};
@@ -23,17 +21,25 @@ pub struct Refusal {
     pub code: i32,
     /// The label `reason` in metrics, and in the log.
     pub reason: &'static str,
-    pub message: Cow<'static, str>,
+    message: &'static str,
     /// Whether the connection must close: where framing is in doubt, or input is left that nobody will read.
     pub close: bool,
     /// Seconds for `Retry-After`.
-    pub retry_after: Option<u32>,
+    retry_after: Option<u32>,
+    /// What few of them have: every result of a stage has room for a refusal, and nearly none is one.
+    more: Option<Box<More>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct More {
+    /// In place of the message of the table.
+    message: Option<String>,
     /// `WWW-Authenticate`.
-    pub challenge: Option<Box<str>>,
+    challenge: Option<Box<str>>,
     /// Why it is 429.
-    pub exceeded: Option<Exceeded>,
+    exceeded: Option<Exceeded>,
     /// The rule of `[[auth.rules]]` that says so, from 1.
-    pub rule: Option<u16>,
+    rule: Option<u16>,
 }
 
 /// A rate limit that has been reached.
@@ -51,17 +57,7 @@ pub struct Exceeded {
 const SERVER: i32 = -32000;
 
 const fn no(status: u16, code: i32, reason: &'static str, message: &'static str) -> Refusal {
-    Refusal {
-        status,
-        code,
-        reason,
-        message: Cow::Borrowed(message),
-        close: false,
-        retry_after: None,
-        challenge: None,
-        exceeded: None,
-        rule: None,
-    }
+    Refusal { status, code, reason, message, close: false, retry_after: None, more: None }
 }
 
 const fn fatal(mut refusal: Refusal) -> Refusal {
@@ -141,44 +137,44 @@ impl Refusal {
             505 => "version",
             _ => "head_malformed",
         };
-        Refusal { message: error.to_string().into(), ..fatal(no(error.status(), code::INVALID_REQUEST, reason, "")) }
+        fatal(no(error.status(), code::INVALID_REQUEST, reason, "")).saying(error.to_string())
     }
 
     pub fn framing(error: FramingError) -> Refusal {
         let reason = if error.status() == 417 { "expectation" } else { "framing" };
-        Refusal { message: error.to_string().into(), ..fatal(no(error.status(), code::INVALID_REQUEST, reason, "")) }
+        fatal(no(error.status(), code::INVALID_REQUEST, reason, "")).saying(error.to_string())
     }
 
     pub fn body(error: BodyError) -> Refusal {
         if error.status() == 413 {
             return Refusal::BODY_TOO_LONG;
         }
-        Refusal { message: error.to_string().into(), ..fatal(no(400, code::INVALID_REQUEST, "body_malformed", "")) }
+        fatal(no(400, code::INVALID_REQUEST, "body_malformed", "")).saying(error.to_string())
     }
 
     pub fn json(error: &PeekError) -> Refusal {
-        Refusal { message: error.to_string().into(), ..no(400, error.code(), "json", "") }
+        no(400, error.code(), "json", "").saying(error.to_string())
     }
 
     pub fn mismatch(message: String) -> Refusal {
-        Refusal { message: message.into(), ..no(400, code::HEADER_MISMATCH, "header_mismatch", "") }
+        no(400, code::HEADER_MISMATCH, "header_mismatch", "").saying(message)
     }
 
     pub fn unauthorized(challenge: Box<str>) -> Refusal {
         let refusal = no(401, SERVER, "unauthorized", "a valid credential is needed");
-        Refusal { challenge: Some(challenge), ..refusal }
+        refusal.with(More { challenge: Some(challenge), ..More::default() })
     }
 
     pub fn forbidden(challenge: Box<str>) -> Refusal {
         let refusal = no(403, SERVER, "insufficient_scope", "the credential does not allow this");
-        Refusal { challenge: Some(challenge), ..refusal }
+        refusal.with(More { challenge: Some(challenge), ..More::default() })
     }
 
     pub fn exceeded(exceeded: Exceeded) -> Refusal {
         let message = format!("rate limit exceeded ({}): try again in {} s", exceeded.kind, exceeded.reset_s);
         let retry_after = u32::try_from(exceeded.reset_s).unwrap_or(u32::MAX);
         let refusal = later(retry_after, no(429, SERVER, "rate_limit", ""));
-        Refusal { message: message.into(), exceeded: Some(exceeded), ..refusal }
+        refusal.with(More { message: Some(message), exceeded: Some(exceeded), ..More::default() })
     }
 
     pub fn breaker_open(retry_after_ms: u64) -> Refusal {
@@ -186,8 +182,32 @@ impl Refusal {
         later(seconds, no(503, SERVER, "breaker_open", "upstream failed too often and is left alone for a while"))
     }
 
-    pub fn closing(self) -> Refusal {
-        fatal(self)
+    pub fn closing(mut self) -> Refusal {
+        self.close = true;
+        self
+    }
+
+    /// By the rule of `[[auth.rules]]` with this number.
+    pub fn by_rule(mut self, rule: Option<u16>) -> Refusal {
+        self.more.get_or_insert_default().rule = rule;
+        self
+    }
+
+    pub fn rule(&self) -> Option<u16> {
+        self.more.as_ref()?.rule
+    }
+
+    fn message(&self) -> &str {
+        self.more.as_ref().and_then(|more| more.message.as_deref()).unwrap_or(self.message)
+    }
+
+    fn saying(self, message: String) -> Refusal {
+        self.with(More { message: Some(message), ..More::default() })
+    }
+
+    fn with(mut self, more: More) -> Refusal {
+        self.more = Some(Box::new(more));
+        self
     }
 
     /// The fault to count at the upstream, if one is to blame.
@@ -210,20 +230,21 @@ pub async fn answer(worker: &Worker, client: &Client, refusal: &Refusal, id: Opt
         status = refusal.status,
         reason = refusal.reason,
         peer = %client.peer,
-        message = %refusal.message,
+        message = refusal.message(),
         "refused a request"
     );
     let mut body = Vec::with_capacity(256);
-    jsonrpc::error(&mut body, id, refusal.code, &refusal.message, None);
+    jsonrpc::error(&mut body, id, refusal.code, refusal.message(), None);
     let mut out = Buffer::small();
+    let more = refusal.more.as_deref();
     outbound::own_head(out.vec(), refusal.status, "application/json", body.len(), keep && !refusal.close, |out| {
         if refusal.status == 405 {
             crate::wire::http1::encode::field(out, b"Allow", b"GET, HEAD, POST, DELETE, OPTIONS");
         }
-        if let Some(challenge) = &refusal.challenge {
+        if let Some(challenge) = more.and_then(|more| more.challenge.as_deref()) {
             crate::wire::http1::encode::field(out, b"WWW-Authenticate", challenge.as_bytes());
         }
-        if let Some(Exceeded { kind, limit, window_s, reset_s }) = refusal.exceeded {
+        if let Some(Exceeded { kind, limit, window_s, reset_s }) = more.and_then(|more| more.exceeded) {
             // draft-ietf-httpapi-ratelimit-headers-10.
             let policy = format!("\"{kind}\";q={limit};w={window_s}");
             crate::wire::http1::encode::field(out, b"RateLimit-Policy", policy.as_bytes());

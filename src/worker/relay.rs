@@ -347,7 +347,7 @@ pub async fn answer(
     mut out: Buffer,
     answer: Answer,
     begun: &mut bool,
-    mut inspect: Inspect,
+    mut inspect: Inspect<'_>,
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
 ) -> Result<bool, Refusal> {
@@ -356,7 +356,7 @@ pub async fn answer(
     let mut events = is_stream.then(EventScanner::default);
     bytes.consume(head_len);
     // The first piece leaves together with the head: a second send is a second wake-up of the peer.
-    let mut surplus = shape(&mut bytes, &mut decoder, &mut inspect, exchange, events.as_mut()).await?;
+    let surplus = shape(&mut bytes, &mut decoder, &mut inspect, exchange, events.as_mut()).await?;
     if chunked {
         append_framed(&mut out, bytes.bytes(), decoder.is_done());
     } else {
@@ -365,6 +365,31 @@ pub async fn answer(
     drop(bytes);
     *begun = true;
     exchange.write_client(out).await?;
+    if decoder.is_done() {
+        return Ok(!surplus);
+    }
+    // Boxed, so that the many answers that come in one piece stay small.
+    Box::pin(rest(exchange, lease, Rest { decoder, inspect, events, chunked }, upload, watch)).await
+}
+
+/// The rest of an answer.
+struct Rest<'a> {
+    decoder: BodyDecoder,
+    inspect: Inspect<'a>,
+    /// Of a stream.
+    events: Option<EventScanner>,
+    chunked: bool,
+}
+
+async fn rest(
+    exchange: &Exchange<'_>,
+    lease: &Lease,
+    rest: Rest<'_>,
+    upload: &mut Upload<'_>,
+    watch: &mut Watch<'_>,
+) -> Result<bool, Refusal> {
+    let Rest { mut decoder, mut inspect, mut events, chunked } = rest;
+    let (is_stream, mut surplus) = (events.is_some(), false);
     while !decoder.is_done() {
         let size = exchange.plan().stream_buffer_bytes;
         let fresh = || if is_stream { Buffer::small_streaming() } else { Buffer::streaming(size) };
@@ -398,8 +423,11 @@ pub async fn answer(
         if chunked {
             frame(&mut piece, decoder.is_done());
         }
-        if !piece.is_empty() {
-            exchange.write_client(piece).await?;
+        match piece.is_empty() {
+            true => {}
+            // Events of many streams leave together; a long body leaves while it is in the cache.
+            false if is_stream => exchange.write_client(piece).await?,
+            false => exchange.write_client_now(piece).await?,
         }
     }
     Ok(!surplus)
@@ -409,7 +437,7 @@ pub async fn answer(
 async fn shape(
     piece: &mut Buffer,
     decoder: &mut BodyDecoder,
-    inspect: &mut Inspect,
+    inspect: &mut Inspect<'_>,
     exchange: &Exchange<'_>,
     events: Option<&mut EventScanner>,
 ) -> Result<bool, Refusal> {

@@ -26,7 +26,7 @@ use crate::wire::sealed::{self, Contents};
 use crate::wire::sse;
 
 /// Sessions that a worker remembers; beyond, it starts its memory anew (the store has them all).
-const HOT_MAX: usize = 65_536;
+const HOT_MAX: usize = 131_072;
 /// Names of the query parameter that carries a 2024-11-05 session; with one of these an unknown id is 404.
 const PARAMETERS: [&[u8]; 3] = [b"sessionId", b"session_id", b"sessionid"];
 

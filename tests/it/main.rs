@@ -28,6 +28,7 @@ mod mcp;
 mod metrics;
 mod mtls;
 mod pool;
+mod posts;
 mod power;
 mod probes;
 mod rates;

@@ -11,6 +11,7 @@ on_both_drivers!(
     cuts_a_streamed_body_that_turns_out_malformed,
     a_refused_request_takes_what_follows_it_along,
     bytes_behind_a_body_are_a_request_of_their_own,
+    a_head_like_the_one_before_has_a_length_of_its_own,
     answers_noise_and_foreign_protocols_at_once,
     tolerates_one_empty_line_before_a_request,
 );
@@ -388,6 +389,27 @@ fn bytes_behind_a_body_are_a_request_of_their_own(driver: Driver) {
         client.expect_end();
     }
     assert!(!upstream.received_text().contains("garbage"));
+}
+
+fn a_head_like_the_one_before_has_a_length_of_its_own(driver: Driver) {
+    let upstream = FakeUpstream::answering("fine");
+    let proxy = Proxy::before(driver, &[&upstream]).start();
+    let mut client = proxy.connect();
+    // The heads differ in the digits of the length alone; what is left of a longer body would be a request.
+    let bodies = ["[1]", "[1,2,3]", "[]", "[1,2]", "[1,2,3,4]"];
+    for body in bodies {
+        client.send(&post_json("/p", "", body));
+        assert_eq!(client.response().text(), "fine", "{body}");
+    }
+    let like = |length: &str| format!("POST /p HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+    client.send(format!("{}12", like("00000000000000000002")).as_bytes());
+    assert_eq!(client.response().text(), "fine");
+    client.send(like("99999999999999999999").as_bytes());
+    assert_eq!(client.response().status, 400);
+    client.expect_end();
+    let seen: Vec<String> =
+        upstream.requests().iter().map(|request| String::from_utf8_lossy(&request.body).into_owned()).collect();
+    assert_eq!(seen, [&bodies[..], &["12"]].concat());
 }
 
 fn answers_noise_and_foreign_protocols_at_once(driver: Driver) {

@@ -1,5 +1,5 @@
 // A TypeScript SDK client (v2) drives the fixture server in one of its three ways to find the era:
-// client-v2.mjs MODULES URL legacy|auto|pinned; prints what it saw.
+// client-v2.mjs MODULES URL legacy|auto|pinned, or a command as a JSON array in place of the URL; prints what it saw.
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -27,7 +27,13 @@ client.setRequestHandler("sampling/createMessage", async () => ({
 }));
 client.setRequestHandler("roots/list", async () => ({ roots: [{ uri: "file:///a", name: "a" }] }));
 
-const transport = new sdk.StreamableHTTPClientTransport(new URL(url));
+const connect = async () => {
+  if (!url.startsWith("[")) return new sdk.StreamableHTTPClientTransport(new URL(url));
+  const stdio = await import(pathToFileURL(require.resolve("@modelcontextprotocol/client/stdio")).href);
+  const [command, ...args] = JSON.parse(url);
+  return new stdio.StdioClientTransport({ command, args });
+};
+const transport = await connect();
 await client.connect(transport);
 const modern = way !== "legacy";
 const seen = { server: client.getServerVersion()?.name, era: client.getProtocolEra?.() };
@@ -80,7 +86,7 @@ try {
   missing = error.code;
 }
 seen.missing = missing;
-if (!modern) await transport.terminateSession();
+if (!modern) await transport.terminateSession?.();
 await client.close();
 console.log(JSON.stringify(seen));
 process.exit(0);

@@ -41,7 +41,7 @@ if (kind === "demo") {
   seen.ask = await client.callTool({ name: "ask", arguments: { question: "who?" } });
   seen.asked = asked;
 }
-if (transport === "stdio") {
+if (transport === "stdio" || kind === "bridged") {
   // A long message each way, progress, a request of the server's.
   const long = "long".repeat(300_000);
   seen.long = (await client.callTool({ name: "echo", arguments: { message: long } })).content[0].text === `Echo: ${long}`;

@@ -1,5 +1,5 @@
-"""The Python SDK drives a server: client.py URL http|sse, or client.py COMMAND stdio for server-everything, the command as a
-JSON array; prints what it saw."""
+"""The Python SDK drives a server: client.py URL http|sse, or for server-everything over stdin and stdout client.py COMMAND stdio, the
+command as a JSON array, or client.py URL bridged, where it stands behind HTTP; prints what it saw."""
 
 import asyncio
 import json
@@ -19,6 +19,10 @@ async def main(url: str, transport: str) -> None:
     if transport == "stdio":
         command, *arguments = json.loads(url)
         connected = stdio_client(StdioServerParameters(command=command, args=arguments))
+        said = ("echo", {"message": "hello"})
+        slow = ("trigger-long-running-operation", {"duration": 0.2, "steps": 4})
+    elif transport == "bridged":
+        connected = http_client(url)
         said = ("echo", {"message": "hello"})
         slow = ("trigger-long-running-operation", {"duration": 0.2, "steps": 4})
     else:

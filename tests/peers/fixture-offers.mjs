@@ -12,7 +12,35 @@ export function requestState(sdk) {
   return sdk.createRequestStateCodec({ key: "a fixture keeps no secrets, but a key must be long" });
 }
 
-export function offer(fixture) {
+/** The server with all of it, for one era; `changes` are told to whoever subscribes, unless the server itself tells. */
+export function fixture({ sdk, zod, era, state, changes }) {
+  const capabilities = {
+    tools: { listChanged: true },
+    prompts: { listChanged: true },
+    resources: { listChanged: true, subscribe: true },
+    completions: {},
+    logging: {},
+  };
+  const server = new sdk.McpServer(
+    { name: "fixture", version: "1.0.0" },
+    {
+      capabilities,
+      requestState: { verify: state.verify },
+      cacheHints: {
+        "tools/list": { ttlMs: 1000, cacheScope: "public" },
+        "prompts/list": { ttlMs: 1000, cacheScope: "public" },
+        "resources/list": { ttlMs: 1000, cacheScope: "public" },
+        "resources/templates/list": { ttlMs: 1000, cacheScope: "public" },
+        "resources/read": { ttlMs: 1000, cacheScope: "private" },
+      },
+    },
+  );
+  const own = { toolsChanged: () => server.sendToolListChanged(), promptsChanged: () => server.sendPromptListChanged() };
+  offer({ server, sdk, zod, era, state, changes: changes ?? own });
+  return server;
+}
+
+function offer(fixture) {
   contents(fixture);
   schemas(fixture);
   during(fixture);

@@ -5,7 +5,7 @@ import { createServer } from "node:http";
 import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { offer, requestState } from "./fixture-offers.mjs";
+import { fixture, requestState } from "./fixture-offers.mjs";
 
 const modules = process.argv[2];
 const require = createRequire(join(modules, "x.js"));
@@ -19,31 +19,7 @@ const zod = (await load("zod")).z;
 const modern = sdk.createMcpHandler(() => build("modern"), { legacy: "reject", keepAliveMs: 0 });
 const state = requestState(sdk);
 
-function build(era) {
-  const capabilities = {
-    tools: { listChanged: true },
-    prompts: { listChanged: true },
-    resources: { listChanged: true, subscribe: true },
-    completions: {},
-    logging: {},
-  };
-  const server = new sdk.McpServer(
-    { name: "fixture", version: "1.0.0" },
-    {
-      capabilities,
-      requestState: { verify: state.verify },
-      cacheHints: {
-        "tools/list": { ttlMs: 1000, cacheScope: "public" },
-        "prompts/list": { ttlMs: 1000, cacheScope: "public" },
-        "resources/list": { ttlMs: 1000, cacheScope: "public" },
-        "resources/templates/list": { ttlMs: 1000, cacheScope: "public" },
-        "resources/read": { ttlMs: 1000, cacheScope: "private" },
-      },
-    },
-  );
-  offer({ server, sdk, zod, era, state, changes: modern.notify });
-  return server;
-}
+const build = (era) => fixture({ sdk, zod, era, state, changes: modern.notify });
 
 // --- the legacy era: sessions, and events that are kept for who comes back
 

@@ -3,12 +3,11 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde_json::Value;
 
 use super::args::{AdminCommand, Output, SessionsCommand, UpstreamsCommand};
 use crate::cli::Failure;
-use crate::cli::print::print;
+use crate::cli::print::{bare, print, titled};
 
 /// # Errors
 /// Standard output cannot be written; a reader that has seen enough is none.
@@ -143,24 +142,6 @@ fn pairs(answer: &Value) -> String {
         table.add_row([name.trim_end_matches("_seconds").replace('_', " "), value]);
     }
     format!("{table}\n")
-}
-
-fn bare() -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table
-}
-
-/// `numbers`: the columns that stand on the right.
-fn titled(titles: &[&str], numbers: &[usize]) -> Table {
-    let mut table = bare();
-    table.set_header(titles.iter().map(|title| Cell::new(title.to_uppercase())));
-    for &column in numbers {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
 }
 
 /// Without what a terminal would take for an order.

@@ -60,6 +60,20 @@ pub fn request(head: &RequestHead, bytes: &[u8]) -> Result<RequestFraming, Frami
     Ok(RequestFraming { body, keep_alive: seen.keep_alive, expect_continue })
 }
 
+/// The framing of a head that differs from one with the framing `before` in nothing but the digits of its length.
+///
+/// # Errors
+/// The digits are no number.
+pub fn restated(before: RequestFraming, head: &RequestHead, bytes: &[u8]) -> Result<RequestFraming, FramingError> {
+    let body = match head.fields.find(bytes, Name::ContentLength).map(number) {
+        None => before.body,
+        Some(None) => return Err(FramingError::ContentLength),
+        Some(Some(0)) => BodyLength::Empty,
+        Some(Some(length)) => BodyLength::Length(length),
+    };
+    Ok(RequestFraming { body, ..before })
+}
+
 /// # Errors
 /// As [`request`], and a body with 1xx or 204; 101 is for the caller to refuse.
 pub fn response(head: &ResponseHead, bytes: &[u8], request_method: Method) -> Result<ResponseFraming, FramingError> {

@@ -212,6 +212,8 @@ impl Peek {
                     }
                     1
                 }
+                State::Key | State::FirstKey if bytes[at] == b'"' => self.key(&bytes[at..])?,
+                State::Value if bytes[at] == b'"' => self.string_value(&bytes[at..])?,
                 _ => {
                     self.structure(bytes[at])?;
                     1
@@ -338,14 +340,6 @@ impl Peek {
             State::FirstElement if byte == b']' => self.close(),
             State::FirstElement => self.begin_value(byte),
             State::FirstKey if byte == b'}' => self.close(),
-            State::FirstKey | State::Key if byte == b'"' => {
-                self.in_key = true;
-                self.key.clear();
-                self.key_overflow = false;
-                self.sink = if self.place() == Place::Elsewhere { Sink::Nothing } else { Sink::Key };
-                self.state = State::String;
-                Ok(())
-            }
             State::FirstKey | State::Key => Err(Grammar("an object key")),
             State::Colon if byte == b':' => {
                 self.state = State::Value;
@@ -380,12 +374,7 @@ impl Peek {
         match byte {
             b'{' | b'[' => self.open(byte == b'{'),
             b'"' => {
-                self.in_key = false;
-                self.begin_capture(true);
-                if let Sink::Raw { .. } = self.sink {
-                    self.arena.push(b'"');
-                }
-                self.state = State::String;
+                self.begin_string();
                 Ok(())
             }
             b'-' | b'0'..=b'9' => {
@@ -404,6 +393,15 @@ impl Peek {
             b'n' => self.begin_literal(b"null"),
             _ => Err(Grammar("a value")),
         }
+    }
+
+    fn begin_string(&mut self) {
+        self.in_key = false;
+        self.begin_capture(true);
+        if let Sink::Raw { .. } = self.sink {
+            self.arena.push(b'"');
+        }
+        self.state = State::String;
     }
 
     fn begin_literal(&mut self, text: &'static [u8]) -> Result<(), PeekError> {

@@ -1,7 +1,7 @@
 //! Strings and numbers, over the ends of pieces.
 
 use super::PeekError::{self, Duplicate, Grammar};
-use super::keys::{key_at, lookalike_at};
+use super::keys::{Place, key_at, lookalike_at};
 use super::{KEY_BYTES_MAX, Number, Peek, Sink, State, ends_a_number};
 
 /// How many bytes from the front are ASCII that stands for itself in a string: no quote, backslash or control character.
@@ -30,6 +30,42 @@ fn plain_run(bytes: &[u8]) -> usize {
 }
 
 impl Peek {
+    /// A key from its quote on, and the colon behind it if that is there too; how many bytes that was.
+    pub(super) fn key(&mut self, bytes: &[u8]) -> Result<usize, PeekError> {
+        self.in_key = true;
+        self.key.clear();
+        self.key_overflow = false;
+        self.sink = if self.place() == Place::Elsewhere { Sink::Nothing } else { Sink::Key };
+        self.state = State::String;
+        let end = 1 + plain_run(&bytes[1..]);
+        // A key in one piece without escapes is looked at where it is.
+        if bytes.get(end) != Some(&b'"') {
+            return Ok(1);
+        }
+        self.end_key(&bytes[1..end])?;
+        if bytes.get(end + 1) != Some(&b':') {
+            return Ok(end + 1);
+        }
+        self.state = State::Value;
+        Ok(end + 2)
+    }
+
+    /// A string that is a value, from its quote on, and the comma behind it if they are there; how many bytes that was.
+    pub(super) fn string_value(&mut self, bytes: &[u8]) -> Result<usize, PeekError> {
+        self.begin_string();
+        let end = 1 + plain_run(&bytes[1..]);
+        if bytes.get(end) != Some(&b'"') {
+            return Ok(1);
+        }
+        self.keep(&bytes[1..end])?;
+        self.end_string()?;
+        if bytes.get(end + 1) != Some(&b',') || self.depth == 0 {
+            return Ok(end + 1);
+        }
+        self.state = if self.in_object() { State::Key } else { State::Value };
+        Ok(end + 2)
+    }
+
     /// A run of a string up to its end, an escape, or the end of the piece; how many bytes that was.
     pub(super) fn string(&mut self, bytes: &[u8]) -> Result<usize, PeekError> {
         let plain = plain_run(bytes);
@@ -42,11 +78,6 @@ impl Peek {
         let run = &bytes[..stop.unwrap_or(bytes.len())];
         if run.len() != plain || self.partial_len > 0 {
             self.check_text(run, stop.is_some())?;
-        }
-        if self.in_key && self.key.is_empty() && !self.key_overflow && bytes.get(run.len()) == Some(&b'"') {
-            // A key in one piece without escapes is looked at where it is.
-            self.end_key(run)?;
-            return Ok(run.len() + 1);
         }
         self.keep(run)?;
         match stop.map(|at| bytes[at]) {

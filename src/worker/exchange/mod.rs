@@ -95,10 +95,25 @@ impl Exchange<'_> {
         written
     }
 
+    /// Send without waiting where that can be; what comes of it is found by the next read or write.
+    async fn post_to(&self, stream: &Stream, limit: Duration, bytes: Buffer) -> io::Result<()> {
+        match stream.post(bytes) {
+            Ok(()) => Ok(()),
+            Err(bytes) => Box::pin(self.write_to(stream, limit, bytes)).await.0,
+        }
+    }
+
+    /// As [`write_client`](Exchange::write_client), not at the end of the turn but now.
+    pub async fn write_client_now(&self, bytes: Buffer) -> Result<(), Refusal> {
+        self.account.sent_client(bytes.len());
+        let limit = self.plan().timeouts.write;
+        self.write_to(&self.client.stream, limit, bytes).await.0.map_err(|_| Refusal::CLIENT_GONE)
+    }
+
     pub async fn write_client(&self, bytes: Buffer) -> Result<(), Refusal> {
         let limit = self.plan().timeouts.write;
         self.account.sent_client(bytes.len());
-        self.write_to(&self.client.stream, limit, bytes).await.0.map_err(|_| Refusal::CLIENT_GONE)
+        self.post_to(&self.client.stream, limit, bytes).await.map_err(|_| Refusal::CLIENT_GONE)
     }
 }
 
@@ -153,7 +168,7 @@ async fn story(
 ) -> Result<After, Refusal> {
     let (account, begun) = (&open.account, open.account.begun);
     let plan = &view.view.plan;
-    let Scratch { head, bytes, peek, answer, .. } = scratch;
+    let Scratch { head, bytes, admitted, peek, answer, .. } = scratch;
     // The head is kept for as long as the exchange lasts, the large buffer is not.
     let mut following = std::mem::take(input);
     bytes.keep_head(&following.bytes()[..head.len]);
@@ -162,7 +177,7 @@ async fn story(
         following = Buffer::default();
     }
     report::notice(open, head, bytes.bytes());
-    let request = guard::admit(plan, client, head, bytes.bytes())?;
+    let request = guard::admit(view, client, head, bytes.bytes(), admitted)?;
     if let Some(page) = local::find(worker, view, &request) {
         let keep = Box::pin(local::answer(worker, view, client, &request, page, account)).await;
         *input = following;
@@ -303,7 +318,7 @@ async fn finish(
     account::listen(exchange.account, answer, bytes.bytes(), is_stream);
     let settled = settle_session(exchange, lease, session, &mut reserved, answer, bytes.bytes(), initialize).await;
     let shown = settled.map_err(blame)?;
-    let begun: Rc<Cell<Option<OpenStream>>> = Rc::default();
+    let begun = Cell::new(None);
     let inspect = inspection(exchange, lease, session, reserved, is_stream, answer.status, &begun);
 
     let keep = request.keep_alive() && !upload.is_running() && !worker.is_draining();
@@ -312,7 +327,7 @@ async fn finish(
         _ => None,
     };
     let delivery = outbound::delivery(framed.body, request.head.version, keep, announced);
-    let mut out = Buffer::small();
+    let mut out = Buffer::for_message(bytes.len() + outbound::ADDED_BYTES);
     outbound::response(out.vec(), answer, bytes.bytes(), shown.as_deref(), delivery);
     let _stream = is_stream.then(|| Streaming::begin(exchange, lease, session));
     if is_stream {
@@ -392,18 +407,19 @@ async fn settle_session<'a>(
     }
 }
 
-fn inspection(
+/// What is looked for in the answer's body, and where a session that begins in it is left.
+fn inspection<'a>(
     exchange: &Exchange<'_>,
     lease: &Lease,
     session: Option<&Session>,
     reserved: Option<Reservation>,
     is_stream: bool,
     status: u16,
-    begun: &Rc<Cell<Option<OpenStream>>>,
-) -> Inspect {
+    begun: &'a Cell<Option<OpenStream>>,
+) -> Inspect<'a> {
     let modern = exchange.era() == Era::Modern;
     if is_stream && status == 200 && exchange.request.method() == Method::Get && session.is_none() {
-        Inspect::endpoint(lease.index, reserved, begun.clone())
+        Inspect::endpoint(lease.index, reserved, begun)
     } else if modern && exchange.view.view.upstreams.len() > 1 {
         Inspect::state(lease.index, is_stream)
     } else {

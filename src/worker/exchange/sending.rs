@@ -26,17 +26,23 @@ const ELSEWHERE_MAX: usize = 2;
 /// The request, until an answer begins.
 pub(super) struct Sending<'a> {
     session: Option<&'a Session>,
-    /// The session, where it went on.
-    moved: Option<Session>,
     /// Ours at the upstream that was chosen.
     pub(super) credential: Option<Arc<Credential>>,
     /// A whole body is kept for a second try; one that streams is given away.
     body: Buffer,
-    streaming: Option<Intake>,
+    streaming: Option<Box<Intake>>,
     was_streaming: bool,
     /// A pooled connection had died: once more over a fresh one.
     retried: bool,
-    /// Upstreams that failed it, and what the first made of it.
+    /// Where it went before, or instead: few do.
+    detour: Option<Box<Detour>>,
+}
+
+#[derive(Default)]
+struct Detour {
+    /// The session, where it went on.
+    moved: Option<Session>,
+    /// Upstreams that failed the request, and what the first made of it.
     failed: Vec<usize>,
     failure: Option<Refusal>,
 }
@@ -45,34 +51,29 @@ impl<'a> Sending<'a> {
     pub(super) fn new(session: Option<&'a Session>, mut intake: Intake) -> Sending<'a> {
         let body = std::mem::take(&mut intake.body);
         let was_streaming = !intake.is_whole();
-        let streaming = was_streaming.then_some(intake);
-        Sending {
-            session,
-            moved: None,
-            credential: None,
-            body,
-            streaming,
-            was_streaming,
-            retried: false,
-            failed: Vec::new(),
-            failure: None,
-        }
+        let streaming = was_streaming.then(|| Box::new(intake));
+        Sending { session, credential: None, body, streaming, was_streaming, retried: false, detour: None }
+    }
+
+    /// The session, where it went on at another upstream.
+    fn moved(&self) -> Option<&Session> {
+        self.detour.as_ref()?.moved.as_ref()
+    }
+
+    fn failed(&self) -> &[usize] {
+        self.detour.as_ref().map_or(&[], |detour| &detour.failed)
     }
 
     pub(super) async fn lease(&mut self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
         let (worker, view) = (exchange.worker, exchange.view);
-        let lease = match (self.moved.is_some(), self.session) {
+        let lease = match (self.moved().is_some(), self.session) {
             (false, Some(session)) => self.lease_of(exchange, session).await?,
             (true, Some(_)) => self.lease_of_moved(exchange).await?,
-            (_, None) => match (self.lease_any(exchange).await, self.failure.take()) {
-                (Ok(lease), failure) => {
-                    self.failure = failure;
-                    lease
-                }
+            (_, None) => self.lease_any(exchange).await.map_err(|refusal| {
                 // Nobody else can take it: what the first upstream made of it is the answer.
-                (Err(_), Some(failure)) => return Err(failure),
-                (Err(refusal), None) => return Err(refusal),
-            },
+                let first = self.detour.as_mut().and_then(|detour| detour.failure.take());
+                first.unwrap_or(refusal)
+            })?,
         };
         exchange.account.upstream.set(Some(lease.index));
         exchange.timeout.set(view.view.upstreams[lease.index].plan.timeout);
@@ -81,7 +82,7 @@ impl<'a> Sending<'a> {
             Refusal::NO_CREDENTIAL
         })?;
         lease.cells().requests.add(1);
-        if self.failed.is_empty() && !self.retried {
+        if self.failed().is_empty() && !self.retried {
             worker.retry_budget.deposit(view.view.plan.balance.retry_budget);
         }
         Ok(lease)
@@ -140,19 +141,19 @@ impl<'a> Sending<'a> {
         let issued = own::begin_anew(exchange, &lease, initialize).await?;
         let moved = session::relocate(worker, view, session, lease.index, &issued).await?;
         tracing::info!(session = ?session.id, to = exchange.name(&lease), "a session goes on at another upstream");
-        self.moved = Some(moved);
+        self.detour.get_or_insert_default().moved = Some(moved);
         self.lease_of_moved(exchange).await
     }
 
     async fn lease_of_moved(&self, exchange: &Exchange<'_>) -> Result<Lease, Refusal> {
-        let pinned = self.moved.as_ref().and_then(|moved| moved.upstream);
+        let pinned = self.moved().and_then(|moved| moved.upstream);
         let index = pinned.ok_or(Refusal::SESSION_UNKNOWN)?;
         upstream::lease(exchange.worker, exchange.view, Wanted { pinned: Some(index), ..self.again(exchange.account) })
             .await
     }
 
     fn again<'b>(&'b self, account: &'b Account) -> Wanted<'b> {
-        Wanted { pinned: None, fresh: self.retried, avoid: &self.failed, account: Some(account) }
+        Wanted { pinned: None, fresh: self.retried, avoid: self.failed(), account: Some(account) }
     }
 
     /// The body, where it begins a session that is to keep it.
@@ -167,7 +168,7 @@ impl<'a> Sending<'a> {
         let any = self.again(exchange.account);
         let issuer = exchange.envelope.affinity.and_then(|key| worker.shared.affinity.find(key));
         if let Some(index) = issuer.and_then(|number| view.view.upstream_numbered(number))
-            && !self.failed.contains(&index)
+            && !self.failed().contains(&index)
             && view.view.upstreams[index].words.accepts(worker.now_ms(), view.view.trip.as_ref())
             && let Ok(lease) = upstream::lease(worker, view, Wanted { pinned: Some(index), ..any }).await
         {
@@ -190,23 +191,24 @@ impl<'a> Sending<'a> {
             (false, _) => BodyLength::Length(self.body.len() as u64),
         };
         let upstream = &exchange.view.view.upstreams[lease.index];
-        let session = self.moved.as_ref().or(self.session);
-        let mut out = Buffer::small();
+        let session = self.moved().or(self.session);
+        // What we add to the head is a few lines; what is longer after all only costs a larger allocation.
+        let mut out = Buffer::for_message(exchange.request.head.len + self.body.len() + outbound::ADDED_BYTES);
         outbound::request(out.vec(), exchange, upstream, self.credential.as_deref(), session, framing);
         let limit = exchange.upstream_timeout();
         if self.was_streaming && framing == BodyLength::Chunked && !self.body.is_empty() {
             let size = crate::wire::http1::encode::chunk_head(self.body.len());
             self.body.frame_as_chunk(size.as_bytes(), crate::wire::http1::encode::CHUNK_END);
         }
-        if self.body.len() <= out.room() {
+        if self.body.len() <= crate::net::buffer::SMALL_BYTES {
             out.vec().extend_from_slice(self.body.bytes());
-            let _ = exchange.write_to(&lease.stream, limit, out).await;
+            let _ = exchange.post_to(&lease.stream, limit, out).await;
         } else {
             let _ = exchange.write_to(&lease.stream, limit, out).await;
             self.body = exchange.write_to(&lease.stream, limit, std::mem::take(&mut self.body)).await.1;
         }
         match self.streaming.take() {
-            Some(intake) => Upload::start(exchange, &lease.stream, intake, peek),
+            Some(intake) => Upload::start(exchange, &lease.stream, *intake, peek),
             None => Upload::none(),
         }
     }
@@ -236,7 +238,7 @@ impl<'a> Sending<'a> {
             lease.failed(exchange.worker, exchange.view);
         }
         let others = exchange.view.view.upstreams.len() - 1;
-        let elsewhere = may_repeat && self.session.is_none() && self.failed.len() < ELSEWHERE_MAX.min(others);
+        let elsewhere = may_repeat && self.session.is_none() && self.failed().len() < ELSEWHERE_MAX.min(others);
         if !elsewhere || refusal.reason == Refusal::REQUEST_TIMEOUT.reason {
             return Err(refusal);
         }
@@ -245,8 +247,9 @@ impl<'a> Sending<'a> {
             return Err(refusal);
         }
         exchange.account.retries.set(exchange.account.retries.get() + 1);
-        self.failed.push(lease.index);
-        self.failure.get_or_insert(refusal);
+        let detour = self.detour.get_or_insert_default();
+        detour.failed.push(lease.index);
+        detour.failure.get_or_insert(refusal);
         lease.cells().retries.add(1);
         Ok(())
     }

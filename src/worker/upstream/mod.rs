@@ -17,6 +17,7 @@ use super::refusal::Refusal;
 use super::shared::Upstream;
 use crate::net::{self, Buffer, Stream, within};
 use crate::table::{Epoch, InFlight, Pass, Trip};
+use crate::telemetry::account::Account;
 use crate::telemetry::{BreakerState, Fault, UpstreamCells};
 pub use choose::{RetryBudget, Wanted, lease};
 pub use pool::LocalView;
@@ -27,7 +28,7 @@ const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
 /// A connection to an upstream, ours until dropped (closed) or given back.
 pub struct Lease {
-    pub stream: Stream,
+    pub stream: Box<Stream>,
     /// Place of the upstream in the view.
     pub index: usize,
     /// Whether it served a request before, so that it may have died unnoticed.
@@ -97,29 +98,45 @@ async fn open(
     wanted: Wanted<'_>,
 ) -> Result<Lease, Refusal> {
     let upstream = &view.view.upstreams[index];
-    let local = view.locals[index].clone();
-    let (trip, fresh) = (view.view.trip.as_ref(), wanted.fresh);
-    let epoch = match trip.map(|trip| upstream.words.allows(worker.now_ms(), trip)) {
+    let local = &view.locals[index];
+    let epoch = match view.view.trip.as_ref().map(|trip| upstream.words.allows(worker.now_ms(), trip)) {
         Some(Pass::Refused { retry_after_ms }) => return Err(Refusal::breaker_open(retry_after_ms)),
         pass => {
             if let Some(Pass::Probe(_)) = pass {
                 local.cells.breaker_is(BreakerState::HalfOpen);
             }
-            Cell::new(pass.and_then(Pass::epoch))
+            pass.and_then(Pass::epoch)
         }
     };
-    if !fresh && let Some(Idle { stream, .. }) = local.take_idle(worker.now_ms()) {
-        local.cells.reuses.add(1);
-        return Ok(Lease { stream, index, reused: true, kept: Cell::new(None), local, epoch, _place: place });
-    }
+    let pooled = if wanted.fresh { None } else { local.take_idle(worker.now_ms()) };
+    let (stream, reused) = match pooled {
+        Some(Idle { stream, .. }) => {
+            local.cells.reuses.add(1);
+            (stream, true)
+        }
+        None => (Box::pin(connected(worker, view, index, epoch, wanted.account)).await?, false),
+    };
+    let (local, epoch) = (local.clone(), Cell::new(epoch));
+    Ok(Lease { stream, index, reused, kept: Cell::new(None), local, epoch, _place: place })
+}
+
+/// A new connection.
+async fn connected(
+    worker: &Worker,
+    view: &LocalView,
+    index: usize,
+    epoch: Option<Epoch>,
+    account: Option<&Account>,
+) -> Result<Box<Stream>, Refusal> {
+    let (upstream, local, trip) = (&view.view.upstreams[index], &view.locals[index], view.view.trip.as_ref());
     let begun = Instant::now();
-    let connected = Box::pin(within(view.view.plan.timeouts.connect, connect(upstream))).await;
-    wanted.account.into_iter().for_each(|account| account.connecting.set(account.connecting.get() + begun.elapsed()));
+    let connected = within(view.view.plan.timeouts.connect, connect(upstream)).await;
+    account.into_iter().for_each(|account| account.connecting.set(account.connecting.get() + begun.elapsed()));
     match connected {
         Ok(Ok(stream)) => {
             upstream.words.connected(worker.now_ms());
             local.cells.connects.add(1);
-            Ok(Lease { stream, index, reused: false, kept: Cell::new(None), local, epoch, _place: place })
+            Ok(Box::new(stream))
         }
         Ok(Err(error)) if net::is_shortage(&error) => {
             tracing::error!(upstream = %upstream.key, %error, "cannot make a connection");
@@ -127,12 +144,12 @@ async fn open(
         }
         Ok(Err(error)) => {
             tracing::warn!(upstream = %upstream.key, %error, "cannot connect to upstream");
-            tell(worker, upstream, &local.cells, trip, epoch.get(), true);
+            tell(worker, upstream, &local.cells, trip, epoch, true);
             Err(failed(worker, upstream, &local.cells, Fault::Connect))
         }
         Err(_) => {
             tracing::warn!(upstream = %upstream.key, "upstream does not accept in time");
-            tell(worker, upstream, &local.cells, trip, epoch.get(), true);
+            tell(worker, upstream, &local.cells, trip, epoch, true);
             Err(failed(worker, upstream, &local.cells, Fault::Timeout))
         }
     }

@@ -32,7 +32,8 @@ pub struct Local {
 }
 
 pub(super) struct Idle {
-    pub stream: Stream,
+    /// Boxed once for all its requests: it is moved often.
+    pub stream: Box<Stream>,
     /// Milliseconds of the worker's clock.
     since_ms: u64,
     /// How long upstream said that it keeps the connection, less a margin.
@@ -104,7 +105,14 @@ impl Local {
     }
 
     /// Keep a connection; `kept`: for how long upstream said that it keeps its end.
-    pub(super) fn keep(&self, view: &LocalView, index: usize, stream: Stream, kept: Option<Duration>, now_ms: u64) {
+    pub(super) fn keep(
+        &self,
+        view: &LocalView,
+        index: usize,
+        stream: Box<Stream>,
+        kept: Option<Duration>,
+        now_ms: u64,
+    ) {
         let (plan, upstream) = (&view.view.plan, &view.view.upstreams[index]);
         let mut idle = self.idle.borrow_mut();
         if !self.is_gone.get() && idle.len() < plan.pool.max_size.div_ceil(plan.workers * upstream.siblings) {

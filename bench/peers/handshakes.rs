@@ -1,4 +1,4 @@
-//! Connections one after the other, each with a TLS 1.3 handshake and one small request: the client of handshakes.sh.
+//! Connections one after the other, each with a TLS 1.3 handshake and one small request: the client of the handshake rows.
 //!
 //! usage: handshakes CA.pem PORT full|resumed x25519|hybrid|p256 CONNECTIONS
 //!
@@ -57,7 +57,7 @@ fn connection(config: &Arc<ClientConfig>, port: u16) -> Result<(HandshakeKind, S
     let socket = TcpStream::connect(("127.0.0.1", port))?;
     socket.set_nodelay(true)?;
     let mut tls = StreamOwned::new(ClientConnection::new(config.clone(), ServerName::try_from("localhost")?)?, socket);
-    tls.write_all(b"GET /mcp HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    tls.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     match tls.read_to_end(&mut answer) {
         // An end without close_notify; the answer says itself whether it is whole.

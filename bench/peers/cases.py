@@ -1,0 +1,215 @@
+"""The rows: what each sends, through whom, and what it is held against."""
+
+import dataclasses
+import pathlib
+import subprocess
+from collections.abc import Callable
+from functools import partial
+
+import loads
+import machine
+import proxies
+from proxies import Running, Setup
+
+
+@dataclasses.dataclass
+class Options:
+    ours: dict[str, str]  # label and binary
+    peers: list[str]
+    driver: str
+    seconds: float
+    work: pathlib.Path
+
+
+@dataclasses.dataclass
+class Subject:
+    """One column of a row."""
+
+    label: str
+    start: Callable[[], Running]
+    load: Callable[[Running], dict]
+    base: str | None = None  # whom the ratio is to
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    title: str
+    unit: str
+    at_most: float
+    goal: float
+    subjects: Callable[[Options, list], list[Subject]]  # also: what else was started
+    rounds_max: int = 99
+    # A proxy is started for each round, because memory that was given back is not given back whole.
+    fresh: bool = False
+    base: str = "nginx"
+
+
+def started(options: Options, setup: Setup, upstream: int, load, base: str = "nginx", more: tuple = (), suffix: str = "") -> list[Subject]:
+    """Each of ours, then each peer that was asked for, in front of `upstream`."""
+    subjects = []
+    for name, binary in options.ours.items():
+        start = partial(proxies.shadowcat, binary, name + suffix, setup, upstream, options.work, options.driver)
+        subjects.append(Subject(name + suffix, start, load, base))
+    for name in [*options.peers, *more]:
+        start = partial(proxies.peer, name, name + suffix, setup, upstream, options.work)
+        subjects.append(Subject(name + suffix, start, load, base))
+    return subjects
+
+
+def demo(options: Options, others: list, workers: int = 1, cores: str = machine.CLIENT_CORE) -> int:
+    port, process = proxies.upstream_demo(next(iter(options.ours.values())), options.work, workers, cores)
+    others.append(process)
+    return port
+
+
+def stand_in(options: Options, others: list) -> int:
+    port, process = proxies.upstream_python(options.work)
+    others.append(process)
+    return port
+
+
+def callers(options: Options, proxy: Running, lines: list[tuple[str, str]]) -> pathlib.Path:
+    path = options.work / f"callers-{proxy.name}"
+    path.write_text("".join(f"{session} {token}\n" for session, token in lines))
+    return path
+
+
+def one_caller(options: Options, proxy: Running) -> pathlib.Path:
+    path = options.work / f"callers-{proxy.name}"
+    return path if path.exists() else callers(options, proxy, [(loads.session(proxy), "-")])
+
+
+def post(connections: int, words: tuple[str, ...] = ("call",), setup: Setup = Setup(), upstream=demo):
+    def subjects(options: Options, others: list) -> list[Subject]:
+        def load(proxy: Running) -> dict:
+            return loads.wrk(proxy, one_caller(options, proxy), connections, options.seconds, ["each", *words])
+
+        large = ("nginx-tuned",) if setup.large and "nginx" in options.peers else ()
+        return started(options, setup, upstream(options, others), load, more=large)
+
+    return subjects
+
+
+USERS = 8
+
+
+def edge(options: Options, others: list) -> list[Subject]:
+    process, _ = machine.start(["python3", str(machine.ROOT / "bench/idp.py"), str(options.work), str(USERS)], options.work / "idp.log", machine.CLIENT_CORE, "ready")
+    others.append(process)
+    tokens = [(options.work / f"token-{number}").read_text().strip() for number in range(USERS)]
+    begun = {}
+
+    def load(proxy: Running) -> dict:
+        if proxy.name not in begun:
+            begun[proxy.name] = callers(options, proxy, [(loads.session(proxy, token), token) for token in tokens])
+        for log in options.work.glob("access-*.log"):
+            log.write_text("")
+        return loads.wrk(proxy, begun[proxy.name], 64, options.seconds, ["each", "call"], threads=USERS)
+
+    more = ("nginx-edge",) if "nginx" in options.peers else ()
+    return started(options, Setup(edge=True), demo(options, others), load, more=more)
+
+
+def handshakes(kind: str, group: str):
+    def subjects(options: Options, others: list) -> list[Subject]:
+        port, process = proxies.upstream_nginx(options.work, 1, machine.CLIENT_CORE)
+        others.append(process)
+        subprocess.run(["cargo", "build", "--quiet", "--example", "handshakes"], cwd=machine.ROOT, check=True)
+        client = str(machine.ROOT / "target/debug/examples/handshakes")
+
+        def load(proxy: Running) -> dict:
+            return loads.handshakes(proxy, client, kind, group, round(200 * options.seconds), options.work)
+
+        return started(options, Setup(tls=True), port, load)
+
+    return subjects
+
+
+def streams(options: Options, others: list) -> list[Subject]:
+    def load(proxy: Running) -> dict:
+        return loads.streams(proxy, 2000, max(4, options.seconds))
+
+    return started(options, Setup(streams=True), stand_in(options, others), load)
+
+
+def idle(tls: bool):
+    def subjects(options: Options, others: list) -> list[Subject]:
+        # A proxy keeps a descriptor towards upstream for each client: half of what we may have, less some.
+        connections = min(10_000, machine.descriptors() // 2 - 100)
+
+        def load(proxy: Running) -> dict:
+            return loads.idle(proxy, loads.session(proxy), connections, options.work)
+
+        return started(options, Setup(tls=tls), stand_in(options, others), load)
+
+    return subjects
+
+
+def fixed(options: Options, others: list) -> list[Subject]:
+    begun = {}
+
+    def load(proxy: Running) -> dict:
+        if proxy.name not in begun:
+            begun[proxy.name] = loads.session(proxy)
+        return loads.fixed(proxy, begun[proxy.name], 5000, max(3, options.seconds), options.work)
+
+    return started(options, Setup(), demo(options, others), load, base="haproxy")
+
+
+def workers(options: Options, others: list) -> list[Subject]:
+    """Load, upstream and proxy share both cores; each proxy against itself."""
+    upstream = demo(options, others, 2, machine.BOTH_CORES)
+
+    def load(proxy: Running) -> dict:
+        return loads.wrk(proxy, one_caller(options, proxy), 64, options.seconds, ["each", "call"], threads=2)
+
+    subjects = []
+    for number in (1, 2):
+        subjects += started(options, Setup(workers=number, cores=machine.BOTH_CORES), upstream, load, suffix=f"-{number}")
+    for subject in subjects:
+        subject.base = subject.label[:-1] + "1"
+    return subjects
+
+
+def crowd(options: Options, others: list) -> list[Subject]:
+    port, process = proxies.upstream_nginx(options.work, 1, machine.CLIENT_CORE)
+    others.append(process)
+    begun, subjects = {}, []
+    for label, binary in options.ours.items():
+        for number in (100, 100_000):
+            name = f"{label}-{number}"
+
+            def load(proxy: Running, number=number) -> dict:
+                if proxy.name not in begun:
+                    begun[proxy.name] = callers(options, proxy, [(id, "-") for id in loads.sessions(proxy, number, "/begin")])
+                return loads.wrk(proxy, begun[proxy.name], 64, options.seconds, ["turn", "call"])
+
+            start = partial(proxies.shadowcat, binary, name, Setup(), port, options.work, options.driver)
+            subjects.append(Subject(name, start, load, f"{label}-100"))
+    return subjects
+
+
+NS, BYTES = "CPU ns a request", "bytes a connection"
+LARGE = Setup(large=True)
+CASES = {
+    "post64": Case("250-byte POST, 1 KiB head, 64 connections", NS, 0.75, 0.65, post(64)),
+    "post64-vary": Case("the same, another traceparent in each", NS, 0.75, 0.65, post(64, ("call", "vary"))),
+    "post256": Case("256 connections", NS, 0.70, 0.58, post(256)),
+    "post16": Case("16 connections", NS, 1.0, 0.85, post(16)),
+    "post1": Case("1 connection", NS, 1.0, 0.85, post(1)),
+    "auth": Case("with JWT, a limit for each user, access log", NS, 0.82, 0.72, edge),
+    "tls": Case("over TLS 1.3, 64 connections", NS, 0.85, 0.75, post(64, setup=Setup(tls=True))),
+    "handshake-full": Case("TLS 1.3 handshake, full, X25519", "CPU ns a connection", 0.88, 0.75, handshakes("full", "x25519")),
+    "handshake-resumed": Case("TLS 1.3 handshake, resumed, X25519", "CPU ns a connection", 0.75, 0.5, handshakes("resumed", "x25519")),
+    "handshake-full-hybrid": Case("full, X25519MLKEM768 offered", "CPU ns a connection", 0.88, 0.75, handshakes("full", "hybrid")),
+    "handshake-resumed-hybrid": Case("resumed, X25519MLKEM768 offered", "CPU ns a connection", 0.75, 0.5, handshakes("resumed", "hybrid")),
+    "churn": Case("new connection a request", NS, 1.0, 0.88, post(64, ("call", "close"))),
+    "response1m": Case("1 MiB response, 16 connections", "CPU ns a MiB", 1.0, 0.80, post(16, ("big",), LARGE, stand_in)),
+    "request1m": Case("1 MiB request, 16 connections", "CPU ns a MiB", 0.68, 0.55, post(16, ("upload",), LARGE, stand_in)),
+    "streams": Case("2,000 SSE streams, an event a second each", "CPU ns an event", 0.88, 0.75, streams, fresh=True),
+    "idle": Case("10,000 idle connections", BYTES, 2048, 665, idle(False), rounds_max=2, fresh=True),
+    "idle-tls": Case("10,000 idle connections over TLS", BYTES, 16384, 8192, idle(True), rounds_max=2, fresh=True),
+    "fixed5000": Case("5,000 requests a second", NS, 1.05, 0.95, fixed, base="haproxy"),
+    "workers": Case("2 workers against 1, everybody on both cores", NS, 1.05, 1.0, workers, base="itself"),
+    "sessions": Case("100,000 live sessions against 100, in turn", NS, 1.05, 1.02, crowd, base="itself"),
+}
