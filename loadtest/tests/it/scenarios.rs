@@ -95,9 +95,13 @@ fn tls(driver: &str) {
     let proxy = Server::proxy(&demo, &files);
     let ca = path(&authority);
     let result = fine("tls", &proxy, &["--duration", "2s", "--driver", driver, "--ca", &ca]);
-    let p50 = |name: &str| operation(&result, name)["latency"]["p50"].as_u64().expect("a number");
-    assert!(p50("staying/echo") < p50("full handshakes/echo"), "{result:#}");
-    assert!(p50("resumed/connect") < p50("full handshakes/connect"), "{result:#}");
+    let good = |name: &str| operation(&result, name)["good"].as_u64().expect("a number");
+    assert!(good("staying/echo") > 100);
+    // A connection for each call; those at the edges of what is measured may be on its one side alone.
+    for group in ["full handshakes", "resumed"] {
+        let (calls, made) = (good(&format!("{group}/echo")), good(&format!("{group}/connect")));
+        assert!(calls > 10 && calls.abs_diff(made) <= 16, "{group}: {made} connections for {calls} calls");
+    }
     // And without the authority nothing is believed.
     let url = proxy.url();
     let (code, _, stderr) =
