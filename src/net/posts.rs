@@ -25,6 +25,7 @@ thread_local! {
             spare: Cell::new(Vec::new()),
             sender: Cell::new(None),
             ring: RefCell::new(None),
+            has_ended: Cell::new(false),
         }
     };
 }
@@ -41,6 +42,8 @@ struct Queue {
     sender: Cell<Option<Waker>>,
     /// There where the driver is one too.
     ring: RefCell<Option<IoUring>>,
+    /// The runtime is over: nobody can wait for room any more.
+    has_ended: Cell<bool>,
 }
 
 struct Post {
@@ -61,7 +64,7 @@ pub enum Mail {
     Queued,
     /// The socket took a part of it only; a task sends the rest when there is room.
     Stuck,
-    /// The socket was closed over it.
+    /// It could not be sent, or the socket was closed over it: nothing goes out behind the hole.
     Lost,
 }
 
@@ -69,7 +72,7 @@ pub enum Mail {
 pub fn leave(socket: &Rc<State>, fd: RawFd, buffer: Buffer) {
     debug_assert_eq!(socket.mail.get(), Mail::None, "one post of a socket at a time");
     socket.mail.set(Mail::Queued);
-    QUEUE.with(|queue| {
+    let _ = QUEUE.try_with(|queue| {
         queue.posts.borrow_mut().push(Post { socket: socket.clone(), fd, buffer, sent: Cell::new(Ok(0)) });
         // Behind all tasks that are already to run.
         queue.sender.take().into_iter().for_each(Waker::wake);
@@ -78,7 +81,8 @@ pub fn leave(socket: &Rc<State>, fd: RawFd, buffer: Buffer) {
 
 /// Send all that was posted, now: in one system call where this thread has a ring.
 pub fn send_all() {
-    QUEUE.with(|queue| {
+    // A thread that is shutting down has no queue any more.
+    let _ = QUEUE.try_with(|queue| {
         let mut posts = queue.posts.replace(queue.spare.take());
         // Whoever is woken meanwhile runs later, so nobody else has the ring now.
         match queue.ring.borrow_mut().as_mut().filter(|_| posts.len() > 1) {
@@ -104,8 +108,13 @@ fn submit(ring: &mut IoUring, posts: &[Post]) {
         match ring.submit_and_wait(left) {
             Ok(_) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-            // Half of the buffers may be the kernel's: nothing can go on from here.
-            Err(error) => panic!("cannot send: {error}"),
+            // Out of memory for the moment, or completions to be taken first.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {}
+            Err(error) => {
+                // Buffers may be the kernel's still, and a panic would be contained: nothing can go on from here.
+                eprintln!("shadowcat: the ring that sends is broken: {error}");
+                std::process::abort();
+            }
         }
         for completion in ring.completion() {
             let result = completion.result();
@@ -123,6 +132,8 @@ pub fn settle(socket: &State) {
     }
     if socket.mail.get() == Mail::Stuck {
         socket.mail.set(Mail::Lost);
+        // The wait for room ends, since no event will end it.
+        socket.writable.set(true);
         socket.writer.take().into_iter().for_each(Waker::wake);
     }
 }
@@ -154,6 +165,7 @@ pub fn use_ring(builder: io_uring::Builder) -> io::Result<()> {
 
 /// The ring goes with the runtime.
 pub fn end() {
+    QUEUE.with(|queue| queue.has_ended.set(true));
     send_all();
     QUEUE.with(|queue| queue.ring.take());
 }
@@ -162,7 +174,10 @@ pub fn end() {
 pub async fn send_each_turn() {
     poll_fn(|cx: &mut Context<'_>| {
         send_all();
-        QUEUE.with(|queue| queue.sender.set(Some(cx.waker().clone())));
+        QUEUE.with(|queue| {
+            queue.has_ended.set(false);
+            queue.sender.set(Some(cx.waker().clone()));
+        });
         Poll::<()>::Pending
     })
     .await;
@@ -176,35 +191,39 @@ impl Post {
                 self.buffer.consume(sent);
                 self.stuck();
             }
-            Err(Errno::AGAIN) => self.stuck(),
-            // Whoever reads or writes next finds out.
-            Err(_) => self.socket.mail.set(Mail::None),
+            Err(Errno::AGAIN | Errno::INTR) => self.stuck(),
+            // Whoever writes next is told.
+            Err(_) => self.socket.mail.set(Mail::Lost),
         }
     }
 
     fn stuck(self) {
-        self.socket.mail.set(Mail::Stuck);
-        super::spawn(self.send_rest());
+        let can_wait = QUEUE.try_with(|queue| !queue.has_ended.get()).unwrap_or(false);
+        self.socket.mail.set(if can_wait { Mail::Stuck } else { Mail::Lost });
+        if can_wait {
+            // Who rests on this connection has to see that it is not done.
+            self.socket.reader.take().into_iter().for_each(Waker::wake);
+            super::spawn(self.send_rest());
+        }
     }
 
     async fn send_rest(self) {
         let Post { socket, fd, mut buffer, .. } = self;
         while socket.mail.get() == Mail::Stuck {
-            // SAFETY: the descriptor is open while the mail is stuck: `settle` comes before the end of the socket.
-            if socket.has_room(unsafe { BorrowedFd::borrow_raw(fd) }).await.is_err() || socket.mail.get() != Mail::Stuck
-            {
-                break;
-            }
             match send(fd, buffer.bytes()) {
                 Ok(sent) => buffer.consume(sent),
-                Err(Errno::AGAIN) => {}
-                Err(_) => break,
+                Err(Errno::AGAIN) => {
+                    // SAFETY: the descriptor is open while the mail is stuck: `settle` comes before the end of the socket.
+                    if socket.has_room(unsafe { BorrowedFd::borrow_raw(fd) }).await.is_err() {
+                        socket.mail.set(Mail::Lost);
+                    }
+                }
+                Err(_) => socket.mail.set(Mail::Lost),
             }
             if buffer.is_empty() {
-                break;
+                socket.mail.set(Mail::None);
             }
         }
-        socket.mail.set(Mail::None);
         socket.mailing.take().into_iter().for_each(Waker::wake);
     }
 }

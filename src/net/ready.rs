@@ -52,10 +52,10 @@ pub(super) struct State {
     /// Its place in the table.
     place: Cell<u32>,
     readable: Cell<bool>,
-    writable: Cell<bool>,
+    pub writable: Cell<bool>,
     /// The end of input, or an error: no event tells of it a second time.
     ended: Cell<bool>,
-    reader: Cell<Option<Waker>>,
+    pub reader: Cell<Option<Waker>>,
     pub writer: Cell<Option<Waker>>,
     /// Room to write is told as well.
     writing: Cell<bool>,

@@ -150,7 +150,17 @@ impl Socket {
         Ok(())
     }
 
-    /// Whether something was posted that has not left.
+    /// What was posted cannot be sent: neither can anything behind it.
+    pub fn lose(&self) {
+        self.ready.state().mail.set(Mail::Lost);
+    }
+
+    /// Whether what was posted waits for room.
+    pub fn is_stuck(&self) -> bool {
+        self.ready.state().mail.get() == Mail::Stuck
+    }
+
+    /// Whether something was posted that has not left, or never will.
     pub fn has_mail(&self) -> bool {
         self.ready.state().mail.get() != Mail::None
     }
@@ -178,6 +188,10 @@ impl Socket {
     /// Send all of `buffer`, which comes back as it went in. Dropped only if the connection closes.
     pub async fn write_all(&self, buffer: Buffer) -> (io::Result<()>, Buffer) {
         self.sent().await;
+        if self.has_mail() {
+            // What was to go before it is lost.
+            return (Err(io::ErrorKind::BrokenPipe.into()), buffer);
+        }
         let mut at = 0;
         while at < buffer.len() {
             match self.send(&buffer.bytes()[at..]) {

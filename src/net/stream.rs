@@ -197,12 +197,38 @@ impl Stream {
         }
     }
 
-    fn settle(&self) {
-        match self.io() {
-            Io::Plain(socket) => socket.settle(),
-            Io::Secured(secured) => secured.socket().settle(),
-            Io::Tls(_) | Io::Gone => {}
+    /// Wait until what was posted has left; whether it has.
+    pub async fn sent(&self) -> bool {
+        match self.socket() {
+            Some(socket) => {
+                socket.sent().await;
+                !socket.has_mail()
+            }
+            None => true,
         }
+    }
+
+    /// Whether what was posted waits for room.
+    pub fn is_stuck(&self) -> bool {
+        self.socket().is_some_and(Socket::is_stuck)
+    }
+
+    /// Whether something was posted that has not left, or never will.
+    pub fn has_mail(&self) -> bool {
+        self.socket().is_some_and(Socket::has_mail)
+    }
+
+    /// What posts leave through.
+    fn socket(&self) -> Option<&Socket> {
+        match self.io() {
+            Io::Plain(socket) => Some(socket),
+            Io::Secured(secured) => Some(secured.socket()),
+            Io::Tls(_) | Io::Gone => None,
+        }
+    }
+
+    fn settle(&self) {
+        self.socket().into_iter().for_each(Socket::settle);
     }
 
     /// Put a connection aside. Over TLS the next read begins now: what a server sends behind its answer (session tickets) is
@@ -264,7 +290,7 @@ impl Stream {
         }
     }
 
-    /// No more will be sent.
+    /// No more will be sent. What was posted leaves first, however long that takes.
     pub async fn shutdown(&self) {
         match self.io() {
             Io::Plain(socket) => {

@@ -72,22 +72,56 @@ impl Client {
         self.flags.write_by.set((0, 0));
     }
 
-    /// Wait for the next request, but no longer than a turn or two of the housekeeping, which costs nothing until then.
-    async fn rest(&self, worker: &Worker) -> Rest {
-        let mut readable = pin!(self.stream.readable());
-        let since = worker.ticks.get();
-        poll_fn(|cx| {
-            if let Poll::Ready(came) = readable.as_mut().poll(cx) {
-                self.flags.resting.take();
-                return Poll::Ready(Rest::Over(came));
+    /// Wait for the next request, but if `briefly`, no longer than a turn or two of the housekeeping, which costs nothing until
+    /// then. Nobody rests who has not got his last answer.
+    async fn rest(&self, worker: &Worker, briefly: bool) -> Rest {
+        loop {
+            let mut readable = pin!(self.stream.readable());
+            let since = worker.ticks.get();
+            let rest = poll_fn(|cx| {
+                if self.stream.is_stuck() {
+                    return Poll::Ready(None);
+                }
+                if let Poll::Ready(came) = readable.as_mut().poll(cx) {
+                    self.flags.resting.take();
+                    return Poll::Ready(Some(Rest::Over(came)));
+                }
+                if briefly {
+                    if worker.ticks.get() > since + 1 {
+                        return Poll::Ready(Some(Rest::Long));
+                    }
+                    self.flags.resting.set(Some(cx.waker().clone()));
+                }
+                Poll::Pending
+            });
+            if let Some(rest) = rest.await {
+                return rest;
             }
-            if worker.ticks.get() > since + 1 {
-                return Poll::Ready(Rest::Long);
+            self.flags.idle_by.set(0);
+            self.enter(Phase::Busy);
+            if !Box::pin(self.answered(worker)).await || worker.is_draining() {
+                return Rest::Over(Err(std::io::ErrorKind::BrokenPipe.into()));
             }
-            self.flags.resting.set(Some(cx.waker().clone()));
-            Poll::Pending
-        })
-        .await
+            self.enter(Phase::Idle);
+            self.flags.idle_by.set(worker.ticks_from_now(wait_limit(worker, false)));
+        }
+    }
+
+    /// Wait until what was posted has left, for as long as a write may take; whether it has.
+    async fn answered(&self, worker: &Worker) -> bool {
+        self.write_by(self.stream.fd(), worker.ticks_from_now(worker.view().view.plan.timeouts.write));
+        let sent = self.stream.sent().await;
+        self.wrote();
+        sent
+    }
+
+    /// Say that no more will be sent, behind what was.
+    async fn shutdown(&self, worker: &Worker) {
+        if self.answered(worker).await {
+            self.write_by(self.stream.fd(), worker.ticks_from_now(worker.view().view.plan.timeouts.write));
+            self.stream.shutdown().await;
+            self.wrote();
+        }
     }
 }
 
@@ -181,6 +215,11 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
                     flags,
                 };
                 serve(&worker, &client).await;
+                if client.stream.has_mail() {
+                    // However it ended: the client gets what it was answered.
+                    client.enter(Phase::Busy);
+                    Box::pin(client.answered(&worker)).await;
+                }
             }
         };
         if contain_panic(pin!(served)).await.is_none() {
@@ -318,7 +357,7 @@ async fn serve(worker: &Rc<Worker>, client: &Client) {
         if client.flags.idle_by.get() == 0 {
             client.flags.idle_by.set(worker.ticks_from_now(wait_limit(worker, first)));
         }
-        if client.stream.readable().await.is_err() {
+        if !matches!(client.rest(worker, false).await, Rest::Over(Ok(()))) {
             return;
         }
         // Boxed once for all the requests that come in close order. Many clients ask once and stay: only one that asks again
@@ -361,9 +400,9 @@ async fn serve_requests(worker: &Rc<Worker>, client: &Client, scratch: &mut Scra
             match next_head(client, &view.view.plan, &mut input, scratch).await {
                 Next::Request => {}
                 Next::Refused(refusal) => {
-                    let bytes = Box::pin(refusal::answer(worker, client, &refusal, None, false, None)).await;
+                    let (bytes, _) = Box::pin(refusal::answer(worker, client, &refusal, None, false, None)).await;
                     account::never_begun(worker, &view, client, &refusal, bytes);
-                    Box::pin(linger(client, input)).await;
+                    Box::pin(linger(worker, client, input)).await;
                     return false;
                 }
                 Next::Gone => return false,
@@ -373,13 +412,20 @@ async fn serve_requests(worker: &Rc<Worker>, client: &Client, scratch: &mut Scra
             exchange::run(worker, &view, client, &mut input, scratch).await
         };
         match after {
-            After::KeepAlive if !worker.is_draining() || !input.is_empty() => client.enter(Phase::Idle),
+            // The next request waits until the answer before it has left: if that cannot be, nobody asks any more.
+            After::KeepAlive if !input.is_empty() => {
+                if !Box::pin(client.answered(worker)).await {
+                    return false;
+                }
+                client.enter(Phase::Idle);
+            }
+            After::KeepAlive if !worker.is_draining() => client.enter(Phase::Idle),
             After::KeepAlive | After::Close => {
-                Box::pin(client.stream.shutdown()).await;
+                Box::pin(client.shutdown(worker)).await;
                 return false;
             }
             After::Linger => {
-                Box::pin(linger(client, input)).await;
+                Box::pin(linger(worker, client, input)).await;
                 return false;
             }
             After::Abort => {
@@ -393,7 +439,7 @@ async fn serve_requests(worker: &Rc<Worker>, client: &Client, scratch: &mut Scra
             if !expected {
                 return true;
             }
-            match client.rest(worker).await {
+            match client.rest(worker, true).await {
                 Rest::Over(came) => {
                     if came.is_err() {
                         return false;
@@ -464,8 +510,8 @@ pub async fn fill(client: &Client, input: &mut Buffer) -> std::io::Result<usize>
     result
 }
 
-async fn linger(client: &Client, mut input: Buffer) {
-    client.stream.shutdown().await;
+async fn linger(worker: &Worker, client: &Client, mut input: Buffer) {
+    client.shutdown(worker).await;
     let drain = async {
         let mut seen = 0;
         while seen < LINGER_BYTES {

@@ -77,7 +77,10 @@ pub async fn read(
     if request.expects_continue() && intake.body.is_empty() {
         let mut go_on = Buffer::small();
         go_on.vec().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-        client.stream.write_all(go_on).await.0.map_err(|_| Refusal::BODY_TIMEOUT)?;
+        let told = Box::pin(within(plan.timeouts.write, client.stream.write_all(go_on))).await;
+        if !matches!(told, Ok((Ok(()), _))) {
+            return Err(Refusal::CLIENT_GONE);
+        }
     }
     if request.method() != Method::Post || !request.is_json() {
         decode(&mut intake, 0)?;

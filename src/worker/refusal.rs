@@ -224,7 +224,7 @@ impl Refusal {
     }
 }
 
-/// Send the refusal; how many bytes that was. `keep`: whether the request was read to its end, so that the connection may go
+/// Send the refusal; how many bytes that was, and whether they were sent: nothing else may be sent if not. `keep`: whether the request was read to its end, so that the connection may go
 /// on; `open`: the request, if it had a head.
 pub async fn answer(
     worker: &Worker,
@@ -233,7 +233,7 @@ pub async fn answer(
     id: Option<&[u8]>,
     keep: bool,
     open: Option<&Open<'_>>,
-) -> usize {
+) -> (usize, bool) {
     worker.cells.refused(refusal.reason);
     tracing::debug!(
         status = refusal.status,
@@ -267,6 +267,6 @@ pub async fn answer(
     out.vec().extend_from_slice(&body);
     open.into_iter().for_each(|open| tap::own_answer(open, out.bytes()));
     let (patience, length) = (worker.view().view.plan.timeouts.write, out.len());
-    let _ = within(patience, client.stream.write_all(out)).await;
-    length
+    let written = within(patience, client.stream.write_all(out)).await;
+    (length, matches!(written, Ok((Ok(()), _))))
 }

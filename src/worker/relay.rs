@@ -366,10 +366,11 @@ pub async fn answer(
     }
     drop(bytes);
     *begun = true;
-    exchange.write_client(out).await?;
     if decoder.is_done() {
+        exchange.write_client(out).await?;
         return Ok(!surplus);
     }
+    exchange.write_client_now(out).await?;
     // Boxed, so that the many answers that come in one piece stay small.
     Box::pin(rest(exchange, lease, Rest { decoder, inspect, events, chunked }, upload, watch)).await
 }
@@ -410,7 +411,7 @@ async fn rest(
                 let mut end = Buffer::small_streaming();
                 if chunked {
                     frame(&mut end, true);
-                    exchange.write_client(end).await?;
+                    exchange.write_client_now(end).await?;
                 }
                 return Ok(false);
             }
@@ -425,11 +426,8 @@ async fn rest(
         if chunked {
             frame(&mut piece, decoder.is_done());
         }
-        match piece.is_empty() {
-            true => {}
-            // Events of many streams leave together; a long body leaves while it is in the cache.
-            false if is_stream => exchange.write_client(piece).await?,
-            false => exchange.write_client_now(piece).await?,
+        if !piece.is_empty() {
+            exchange.write_client_now(piece).await?;
         }
     }
     Ok(!surplus)

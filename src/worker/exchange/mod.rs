@@ -105,7 +105,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// As [`write_client`](Exchange::write_client), not at the end of the turn but now.
+    /// As [`write_client`](Exchange::write_client), not at the end of the turn but now: where a client that left must be
+    /// noticed at once.
     pub async fn write_client_now(&self, bytes: Buffer) -> Result<(), Refusal> {
         self.account.sent_client(bytes.len());
         let limit = self.plan().timeouts.write;
@@ -152,8 +153,14 @@ pub async fn run(
                 tap::refused(&open, scratch.bytes.bytes());
                 let id = scratch.peek.id();
                 let answer = Box::pin(refusal::answer(worker, client, &refusal, id, keep, Some(&open)));
-                open.account.sent_client(answer.await);
-                if keep { After::KeepAlive } else { After::Linger }
+                let (bytes, sent) = answer.await;
+                open.account.sent_client(bytes);
+                match (sent, keep) {
+                    (true, true) => After::KeepAlive,
+                    (true, false) => After::Linger,
+                    // Half of it may have been sent.
+                    (false, _) => After::Abort,
+                }
             }
         }
     };

@@ -44,6 +44,10 @@ pub struct Lease {
 impl Lease {
     /// Keep the connection for later. Only after a whole answer to a wholly sent request, with nothing left over.
     pub fn give_back(self, worker: &Worker, view: &LocalView) {
+        // An answer to a request that upstream has not taken to its end.
+        if self.stream.has_mail() {
+            return;
+        }
         self.local.keep(view, self.index, self.stream, self.kept.get(), worker.now_ms());
     }
 
