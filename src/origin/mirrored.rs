@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::wire::base64;
+
 /// A header value as the client meant it: plain visible ASCII, or base64 in `=?base64?` and `?=`.
 pub fn decode(value: &[u8]) -> Option<Cow<'_, [u8]>> {
     if !value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~')) {
@@ -9,37 +11,8 @@ pub fn decode(value: &[u8]) -> Option<Cow<'_, [u8]>> {
     }
     match value.strip_prefix(b"=?base64?").and_then(|rest| rest.strip_suffix(b"?=")) {
         None => Some(Cow::Borrowed(value)),
-        Some(encoded) => base64(encoded).map(Cow::Owned),
+        Some(encoded) => base64::decode(std::str::from_utf8(encoded).ok()?).map(Cow::Owned),
     }
-}
-
-/// RFC 4648 section 4: padded, and with zero bits behind the last byte.
-fn base64(text: &[u8]) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(4) {
-        return None;
-    }
-    let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
-    let digits = &text[..text.len() - padding];
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut filled) = (0u32, 0u32);
-    for digit in digits {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        filled += 6;
-        if filled >= 8 {
-            filled -= 8;
-            bytes.push((bits >> filled) as u8);
-            bits &= (1 << filled) - 1;
-        }
-    }
-    (padding <= 2 && bits == 0).then_some(bytes)
 }
 
 #[cfg(test)]

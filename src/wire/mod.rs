@@ -1,6 +1,7 @@
 //! L1: protocol cores without I/O: bytes in, events out, time as an argument.
 
 pub mod answer;
+pub mod base64;
 pub mod http1;
 pub mod jose;
 pub mod json;

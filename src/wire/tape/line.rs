@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::base64;
+use crate::wire::base64;
 
 /// One line.
 #[derive(Debug)]

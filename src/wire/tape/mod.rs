@@ -3,7 +3,6 @@
 //! [`Writer`] appends lines to a buffer, [`Reader`] takes bytes in pieces of any size and gives lines back; neither does I/O.
 //! A line stands for itself, so a tape is valid at every moment of its writing, whatever ends that.
 
-mod base64;
 mod crc32c;
 mod line;
 mod read;
@@ -11,7 +10,7 @@ mod read;
 mod tests;
 mod write;
 
-pub use base64::{decode as decode_base64, encode as encode_base64};
+pub use super::base64::{decode as decode_base64, encode as encode_base64};
 pub use line::{
     Checkpoint, End, Frame, Gap, Head, Headers, Http, Line, Rpc, Server, Side, Stream, Transport, Why, as_message,
 };

@@ -15,7 +15,7 @@ pub fn encode(bytes: &[u8]) -> String {
     out
 }
 
-/// `None`: not base64 with its padding.
+/// `None`: not base64 with its padding, or with bits left over, which would spell one value in several ways.
 pub fn decode(text: &str) -> Option<Vec<u8>> {
     let digits = text.strip_suffix("==").or_else(|| text.strip_suffix('=')).unwrap_or(text);
     if !text.len().is_multiple_of(4) {
@@ -39,7 +39,7 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
             out.push((word >> bits) as u8);
         }
     }
-    Some(out)
+    (word & ((1 << bits) - 1) == 0).then_some(out)
 }
 
 #[cfg(test)]
@@ -56,7 +56,7 @@ mod tests {
             let bytes: Vec<u8> = (0..length).map(|i| (i * 37 + 251) as u8).collect();
             assert_eq!(decode(&encode(&bytes)), Some(bytes));
         }
-        for bad in ["A", "AA", "AAA", "A===", "Zg=", "Z-8=", "Zg==Zg=="] {
+        for bad in ["A", "AA", "AAA", "A===", "Zg=", "Z-8=", "Zh==", "Zg==Zg=="] {
             assert_eq!(decode(bad).filter(|bytes| !bytes.is_empty()), None, "{bad}");
         }
     }
