@@ -144,7 +144,7 @@ impl Secured {
     /// Wait for something to [`pump`](Secured::pump).
     async fn ciphertext(&self) {
         if self.kept.borrow().is_empty() {
-            self.socket.readable().await;
+            self.socket.message().await;
         }
     }
 
@@ -183,7 +183,6 @@ impl Secured {
     fn pump(&self) -> io::Result<State> {
         let mut space = self.kept.take();
         if space.is_empty() {
-            space = Buffer::small();
             match self.socket.recv(&mut space) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(State::Quiet),
                 came => came?,

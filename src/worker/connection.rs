@@ -76,7 +76,7 @@ impl Client {
     /// then. Nobody rests who has not got his last answer.
     async fn rest(&self, worker: &Worker, briefly: bool) -> Rest {
         loop {
-            let mut readable = pin!(self.stream.readable());
+            let mut readable = pin!(self.stream.message());
             let since = worker.ticks.get();
             let rest = poll_fn(|cx| {
                 if self.stream.is_stuck() {
@@ -387,7 +387,7 @@ async fn serve_busy(worker: &Rc<Worker>, client: &Client, expected: bool) -> boo
 }
 
 async fn serve_requests(worker: &Rc<Worker>, client: &Client, scratch: &mut Scratch, expected: bool) -> bool {
-    let mut input = Buffer::small();
+    let mut input = Buffer::default();
     loop {
         // Until something is there the client is idle, whatever its connection seemed to be ready for.
         if input.is_empty() && !matches!(fill(client, &mut input).await, Ok(1..)) {
@@ -444,7 +444,6 @@ async fn serve_requests(worker: &Rc<Worker>, client: &Client, scratch: &mut Scra
                     if came.is_err() {
                         return false;
                     }
-                    input = Buffer::small();
                 }
                 Rest::Long => return true,
             }
@@ -471,9 +470,11 @@ enum Rest {
 async fn next_head(client: &Client, plan: &Plan, input: &mut Buffer, scratch: &mut Scratch) -> Next {
     let (times, limits) = (&plan.timeouts, plan.limits.head);
     if scratch.limits == Some(limits) && scratch.head.stands_in(input.bytes(), scratch.bytes.bytes()) {
+        scratch.repeated.written.expect();
         return Next::Request;
     }
-    (scratch.limits, scratch.admitted) = (None, None);
+    scratch.limits = None;
+    scratch.repeated.forget();
     scratch.head.reset();
     let mut begun = None;
     let refusal = loop {
