@@ -183,6 +183,18 @@ impl Stream {
         }
     }
 
+    /// Send what there is room for now; how much that was, none where it has to be waited for
+    /// ([`write_all`](Stream::write_all)).
+    pub fn send_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self.io() {
+            Io::Plain(socket) if !socket.has_mail() => match socket.send(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+                done => done,
+            },
+            _ => Ok(0),
+        }
+    }
+
     /// Send `buffer` at the end of this turn of the loop, and wait for nothing: what comes of it a later read or write finds
     /// out.
     ///

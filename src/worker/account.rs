@@ -28,6 +28,14 @@ pub struct Open<'a> {
     is_closed: Cell<bool>,
 }
 
+/// The same, while it changes hands: whoever takes it opens it again.
+pub struct Handed {
+    account: Account,
+    tap: Tap,
+    notes: Notes,
+    pub caller: Caller,
+}
+
 /// All that is known of a request that ended.
 pub struct Closed<'a> {
     pub worker: &'a Worker,
@@ -77,6 +85,15 @@ impl Open<'_> {
         self.caller.replace(caller.clone());
     }
 
+    /// Somebody else goes on with it.
+    pub fn hand_over(mut self) -> Handed {
+        self.is_closed.set(true);
+        let begun = self.account.begun;
+        let account = std::mem::replace(&mut self.account, Account::new(begun));
+        let (tap, notes) = (std::mem::take(&mut self.tap), std::mem::take(&mut self.notes));
+        Handed { account, tap, notes, caller: self.caller.take() }
+    }
+
     /// It ended; `peek` has seen what was to be seen of its message.
     pub fn close(&self, peek: &Peek) {
         self.is_closed.set(true);
@@ -92,6 +109,19 @@ impl Open<'_> {
         let split = account.split(ended);
         let (worker, view, client, tap) = (self.worker, self.view, self.client, Some(&self.tap));
         tell(&Closed { worker, view, client, account, notes, caller: &caller, peek, ended, split, tap });
+    }
+}
+
+impl Handed {
+    /// Whether its request had a message, which who tells of it wants to see.
+    pub fn has_message(&self) -> bool {
+        self.account.method.get().is_some()
+    }
+
+    pub fn open<'a>(self, worker: &'a Worker, view: &'a LocalView, client: &'a Client) -> Open<'a> {
+        let Handed { account, tap, notes, caller } = self;
+        let (caller, is_closed) = (RefCell::new(caller), Cell::new(false));
+        Open { worker, view, client, account, tap, notes, caller, is_closed }
     }
 }
 

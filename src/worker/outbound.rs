@@ -29,7 +29,7 @@ pub fn request(
     session: Option<&Session>,
     body: BodyLength,
 ) {
-    let Exchange { client, request, caller, .. } = *exchange;
+    let (client, request, caller) = (exchange.client, exchange.request, exchange.caller);
     let plan = exchange.plan();
     let bytes = request.bytes;
     let target = target(request, upstream, session);
