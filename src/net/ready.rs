@@ -96,9 +96,9 @@ impl Readiness {
         self.state.readable.get()
     }
 
-    /// Wait for that. May be dropped at any time.
-    pub async fn readable(&self) {
-        poll_fn(|cx| wait(&self.state.readable, &self.state.reader, cx)).await
+    /// Wait for that. May be given up at any time.
+    pub fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
+        wait(&self.state.readable, &self.state.reader, cx)
     }
 
     /// All that there was has been read.

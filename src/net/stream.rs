@@ -1,6 +1,7 @@
 //! One connection, plain or TLS, as the data plane sees it.
 
 use std::cell::UnsafeCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -128,14 +129,27 @@ impl Stream {
     /// Over TLS to an upstream this is ready at once: readiness of the socket says nothing about plaintext that is already
     /// decoded.
     pub async fn readable(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_readable(cx)).await
+    }
+
+    /// The same for who polls by himself.
+    pub fn poll_readable(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         match self.io() {
-            Io::Plain(socket) => {
-                socket.readable().await;
-                Ok(())
-            }
-            Io::Tls(_) => Ok(()),
-            Io::Secured(secured) => secured.readable().await,
-            Io::Gone => Err(gone()),
+            Io::Plain(socket) => socket.poll_readable(cx).map(Ok),
+            Io::Tls(_) => Poll::Ready(Ok(())),
+            Io::Secured(secured) => secured.poll_readable(cx),
+            Io::Gone => Poll::Ready(Err(gone())),
+        }
+    }
+
+    /// Append to `buffer` what came; 0 bytes at the end of input. Not over TLS.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing did.
+    pub fn recv(&self, buffer: &mut Buffer) -> io::Result<usize> {
+        match self.io() {
+            Io::Plain(socket) => socket.recv(buffer),
+            _ => Err(gone()),
         }
     }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustls::ServerConfig;
 
 use super::exchange::{self, Told};
-use super::flow::{self, Flow};
+use super::flow::Flow;
 use super::refusal::Refusal;
 use super::{Flags, Phase, Scratch, Worker, account, auth, refusal};
 use crate::config::plan::Plan;
@@ -370,7 +370,7 @@ async fn serve(worker: &Rc<Worker>, client: &Client) {
             Pause::Idle => {}
             Pause::Flows(flow, following) => {
                 input = following;
-                let after = Box::pin(flow::run(worker, client, flow)).await;
+                let after = flow.run(worker, client).await;
                 if !Box::pin(goes_on(worker, client, after, &mut input)).await {
                     return;
                 }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::connection::{Client, fill};
@@ -143,12 +143,12 @@ async fn upload(
 pub struct Watch<'a> {
     exchange: &'a Exchange<'a>,
     is_stream: bool,
-    watching: Option<Pin<Box<dyn Future<Output = ()> + 'a>>>,
+    watching: bool,
 }
 
 impl<'a> Watch<'a> {
     pub fn new(exchange: &'a Exchange<'a>) -> Watch<'a> {
-        Watch { exchange, is_stream: exchange.request.method() == Method::Get, watching: None }
+        Watch { exchange, is_stream: exchange.request.method() == Method::Get, watching: true }
     }
 
     /// The answer is a stream.
@@ -160,23 +160,22 @@ impl<'a> Watch<'a> {
         if !self.is_stream && self.exchange.era() != Era::Modern {
             return std::future::pending().await;
         }
-        let client = self.exchange.client;
-        self.watching.get_or_insert_with(|| Box::pin(departure(client))).as_mut().await;
+        poll_fn(|cx| poll_departure(self.exchange.client, &mut self.watching, cx)).await;
     }
 }
 
-/// Ready when the client left.
-pub async fn departure(client: &Client) {
-    loop {
-        let result = client.stream.readable().await;
+/// Ready when the client left; never once it sent a request, which waits its turn and hides a departure until then.
+pub fn poll_departure(client: &Client, watching: &mut bool, cx: &Context<'_>) -> Poll<()> {
+    while *watching {
+        let result = ready!(client.stream.poll_readable(cx));
         match client.stream.probe() {
-            Probe::Ended => return,
-            // A pipelined request: it waits its turn, and hides a departure until then.
-            Probe::Bytes => return std::future::pending().await,
-            Probe::Quiet if result.is_err() => return,
+            Probe::Ended => return Poll::Ready(()),
+            Probe::Bytes => *watching = false,
+            Probe::Quiet if result.is_err() => return Poll::Ready(()),
             Probe::Quiet => {}
         }
     }
+    Poll::Pending
 }
 
 /// What a wait for upstream may end with, other than bytes.

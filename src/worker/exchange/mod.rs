@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::account::Ledger;
 use super::auth::{self, Caller};
 use super::connection::{After, Client};
 use super::envelope::{self, Envelope};
@@ -168,11 +169,15 @@ pub async fn run(
     scratch: &mut Scratch,
 ) -> Told<Flow> {
     scratch.peek.reset();
-    let open = account::open(worker, view, client, &scratch.head);
+    let ledger = Ledger::of(&scratch.head);
+    let open = ledger.open(worker, view, client);
     let mut standing = Standing::default();
     let after = match story(worker, view, client, input, scratch, &mut standing, &open).await {
         Ok(Told::Over(after)) => after,
-        Ok(Told::Flows(flowing)) => return Told::Flows(Flow::of(*flowing, view, open.hand_over(), scratch)),
+        Ok(Told::Flows(flowing)) => {
+            open.leave();
+            return Told::Flows(Flow::of(*flowing, view, ledger, scratch));
+        }
         Err(refusal) => {
             account::refused(&open.account, &refusal, !standing.answered);
             if standing.answered || refusal.reason == Refusal::CLIENT_GONE.reason {
