@@ -104,6 +104,9 @@ def haproxy(binary: str, label: str, setup: Setup, upstream: int, work: pathlib.
     if setup.large:
         # Faster than the 16 KiB of its default, and than splice.
         words["global"] = "tune.bufsize 65536"
+    if setup.streams:
+        # Else it says MSG_MORE with each event: the kernel holds that back for up to 200 ms, and then sends it on nobody's account.
+        words["log"] = "option http-no-delay"
     if setup.log:
         words["log"] = "log stdout format raw local0\n    option httplog"
     if setup.edge:

@@ -135,16 +135,16 @@ impl Readiness {
         self.state.readable.get()
     }
 
-    /// Wait for that. May be dropped at any time.
-    pub async fn readable(&self) {
+    /// Wait for that. May be given up at any time.
+    pub fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
         self.state.wants_message.set(false);
-        poll_fn(|cx| wait(&self.state.readable, &self.state.reader, cx)).await
+        wait(&self.state.readable, &self.state.reader, cx)
     }
 
-    /// The same where a message is read next, into a small buffer: it may be read ahead. May be dropped at any time.
-    pub async fn message(&self) {
+    /// The same where a message is read next, into a small buffer: it may be read ahead. May be given up at any time.
+    pub fn poll_message(&self, cx: &Context<'_>) -> Poll<()> {
         self.state.wants_message.set(true);
-        poll_fn(|cx| wait(&self.state.readable, &self.state.reader, cx)).await
+        wait(&self.state.readable, &self.state.reader, cx)
     }
 
     /// Wait for room to write, of which there is none now. May be dropped at any time.

@@ -5,8 +5,10 @@
 //! reader nor the writer keeps a borrow of the state while it waits: both may be under way in one task.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io::{self, BufRead, Write};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
@@ -52,7 +54,9 @@ impl Secured {
             if !self.tls.borrow().is_handshaking() {
                 break;
             }
-            self.ciphertext().await;
+            if self.kept.borrow().is_empty() {
+                self.socket.readable().await;
+            }
             let result = self.pump();
             if result.is_err() {
                 // The alert that says why.
@@ -71,15 +75,21 @@ impl Secured {
         self.tls.borrow().peer_certificates()?.first().cloned().map(CertificateDer::into_owned)
     }
 
-    pub async fn readable(&self) -> io::Result<()> {
+    /// Nothing is lost if this wait is given up: what was read stays in the state.
+    pub fn poll_readable(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         while self.state() == State::Quiet {
-            self.ciphertext().await;
-            // Nothing is lost if this wait is dropped: what was read stays in the state.
+            if self.kept.borrow().is_empty() {
+                ready!(self.socket.poll_message(cx));
+            }
             if self.pump()? == State::Ready {
-                return Ok(());
+                break;
             }
         }
-        Ok(())
+        Poll::Ready(Ok(()))
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_readable(cx)).await
     }
 
     pub async fn read(&self, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
@@ -139,13 +149,6 @@ impl Secured {
     pub async fn close(&self) {
         self.tls.borrow_mut().send_close_notify();
         let _ = self.flush().await;
-    }
-
-    /// Wait for something to [`pump`](Secured::pump).
-    async fn ciphertext(&self) {
-        if self.kept.borrow().is_empty() {
-            self.socket.message().await;
-        }
     }
 
     fn state(&self) -> State {

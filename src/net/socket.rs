@@ -3,9 +3,11 @@
 //! A wait owns no buffer, and what is read was there, so a wait or a read may be dropped at any time without losing a byte.
 //! Small messages are [posted](Socket::post): those of a turn of the loop leave together at its end.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::task::{Context, Poll};
 
 use monoio::net::TcpStream;
 use rustix::io::Errno;
@@ -54,12 +56,17 @@ impl Socket {
 
     /// Wait until a read would not block.
     pub async fn readable(&self) {
-        self.ready.readable().await;
+        poll_fn(|cx| self.poll_readable(cx)).await;
+    }
+
+    /// The same for who polls by himself.
+    pub fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
+        self.ready.poll_readable(cx)
     }
 
     /// The same where a message is read next, into a buffer without memory of its own: it may be read ahead.
-    pub async fn message(&self) {
-        self.ready.message().await;
+    pub fn poll_message(&self, cx: &Context<'_>) -> Poll<()> {
+        self.ready.poll_message(cx)
     }
 
     /// Whether nothing came that was not read, as far as is known.

@@ -1,6 +1,7 @@
 //! One connection, plain or TLS, as the data plane sees it.
 
 use std::cell::UnsafeCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -128,26 +129,37 @@ impl Stream {
     /// Over TLS to an upstream this is ready at once: readiness of the socket says nothing about plaintext that is already
     /// decoded.
     pub async fn readable(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_readable(cx)).await
+    }
+
+    /// The same for who polls by himself.
+    pub fn poll_readable(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         match self.io() {
-            Io::Plain(socket) => {
-                socket.readable().await;
-                Ok(())
-            }
-            Io::Tls(_) => Ok(()),
-            Io::Secured(secured) => secured.readable().await,
-            Io::Gone => Err(gone()),
+            Io::Plain(socket) => socket.poll_readable(cx).map(Ok),
+            Io::Tls(_) => Poll::Ready(Ok(())),
+            Io::Secured(secured) => secured.poll_readable(cx),
+            Io::Gone => Poll::Ready(Err(gone())),
+        }
+    }
+
+    /// Append to `buffer` what came; 0 bytes at the end of input. Not over TLS.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing did.
+    pub fn recv(&self, buffer: &mut Buffer) -> io::Result<usize> {
+        match self.io() {
+            Io::Plain(socket) => socket.recv(buffer),
+            _ => Err(gone()),
         }
     }
 
     /// The same where a message is read next, into a buffer without memory of its own: it may be read ahead.
     pub async fn message(&self) -> io::Result<()> {
-        match self.io() {
-            Io::Plain(socket) => {
-                socket.message().await;
-                Ok(())
-            }
-            _ => self.readable().await,
-        }
+        poll_fn(|cx| match self.io() {
+            Io::Plain(socket) => socket.poll_message(cx).map(Ok),
+            _ => self.poll_readable(cx),
+        })
+        .await
     }
 
     /// Append to `buffer` what arrives; 0 bytes at the end of input. A buffer without memory becomes a small one. Over TLS to
@@ -194,6 +206,18 @@ impl Stream {
             }
             Io::Secured(secured) => (secured.write_all(&buffer).await, buffer),
             Io::Gone => (Err(gone()), buffer),
+        }
+    }
+
+    /// Send what there is room for now; how much that was, none where it has to be waited for
+    /// ([`write_all`](Stream::write_all)).
+    pub fn send_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self.io() {
+            Io::Plain(socket) if !socket.has_mail() => match socket.send(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+                done => done,
+            },
+            _ => Ok(0),
         }
     }
 

@@ -9,7 +9,7 @@ const EVENT_BYTES_MAX: usize = 64 * 1024;
 const SESSION_PARAMETERS: [&[u8]; 3] = [b"sessionId", b"session_id", b"sessionid"];
 
 /// Tells whether a stream stands between two events, whatever the pieces it is fed with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventScanner {
     line_is_empty: bool,
     after_return: bool,
@@ -24,8 +24,9 @@ impl Default for EventScanner {
 
 impl EventScanner {
     pub fn feed(&mut self, bytes: &[u8]) {
-        // A long line matters only by its end.
-        for &byte in bytes {
+        // What stands before the last byte of text matters no more.
+        let text = bytes.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n'));
+        for &byte in &bytes[text.unwrap_or(0)..] {
             let line_feed_of_return = byte == b'\n' && self.after_return;
             self.after_return = byte == b'\r';
             match byte {
@@ -166,7 +167,21 @@ pub fn query_parameter(path_and_query: &[u8], name: &[u8]) -> Option<Span> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_piece_at_once_is_as_byte_by_byte(pieces in proptest::collection::vec("[a\r\n]{0,6}", 0..6)) {
+            let (mut whole, mut slow) = (EventScanner::default(), EventScanner::default());
+            for piece in &pieces {
+                whole.feed(piece.as_bytes());
+                piece.as_bytes().chunks(1).for_each(|byte| slow.feed(byte));
+                prop_assert_eq!(&whole, &slow, "{:?}", pieces);
+            }
+        }
+    }
 
     const STREAM: &[u8] =
         b": hello\r\n\r\nevent: endpoint\r\ndata: /m?sessionId=abc\r\n\r\nid: 7\ndata: a\ndata:b\n\ndata\n\n";

@@ -1,6 +1,7 @@
 //! The account of a request is opened when its exchange begins and closed once, in whatever way that ends.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::time::Instant;
 
 use super::Worker;
@@ -16,16 +17,29 @@ use crate::wire::answer::{Form, Listener, Said};
 use crate::wire::http1::head::{Name, RequestHead, ResponseHead};
 use crate::wire::json::{Kind, Peek};
 
-/// The account of a request that is under way.
-pub struct Open<'a> {
-    pub worker: &'a Worker,
-    pub view: &'a LocalView,
-    pub client: &'a Client,
+/// What is written down of a request that is under way.
+pub struct Ledger {
     pub account: Account,
     pub tap: Tap,
     pub notes: Notes,
     caller: RefCell<Caller>,
     is_closed: Cell<bool>,
+}
+
+/// A ledger that is closed when this is dropped, at the latest.
+pub struct Open<'a> {
+    pub worker: &'a Worker,
+    pub view: &'a LocalView,
+    pub client: &'a Client,
+    ledger: &'a Ledger,
+}
+
+impl Deref for Open<'_> {
+    type Target = Ledger;
+
+    fn deref(&self) -> &Ledger {
+        self.ledger
+    }
 }
 
 /// All that is known of a request that ended.
@@ -44,20 +58,28 @@ pub struct Closed<'a> {
     pub tap: Option<&'a Tap>,
 }
 
-/// A request whose head is parsed.
-pub fn open<'a>(worker: &'a Worker, view: &'a LocalView, client: &'a Client, head: &RequestHead) -> Open<'a> {
-    let account = Account::new(Instant::now());
-    account.verb.set(head.method);
-    account.bytes_in.set(head.len as u64);
-    Open {
-        worker,
-        view,
-        client,
-        account,
-        tap: Tap::default(),
-        notes: Notes::default(),
-        caller: RefCell::default(),
-        is_closed: Cell::new(false),
+impl Ledger {
+    /// Of a request whose head is parsed.
+    pub fn of(head: &RequestHead) -> Ledger {
+        let account = Account::new(Instant::now());
+        account.verb.set(head.method);
+        account.bytes_in.set(head.len as u64);
+        let (tap, notes) = (Tap::default(), Notes::default());
+        Ledger { account, tap, notes, caller: RefCell::default(), is_closed: Cell::new(false) }
+    }
+
+    pub fn open<'a>(&'a self, worker: &'a Worker, view: &'a LocalView, client: &'a Client) -> Open<'a> {
+        self.is_closed.set(false);
+        Open { worker, view, client, ledger: self }
+    }
+
+    pub fn caller(&self) -> Caller {
+        self.caller.borrow().clone()
+    }
+
+    /// Whether there was a message, which who is told of the request wants to see.
+    pub fn has_message(&self) -> bool {
+        self.account.method.get().is_some()
     }
 }
 
@@ -75,6 +97,11 @@ pub fn never_begun(worker: &Worker, view: &LocalView, client: &Client, refusal: 
 impl Open<'_> {
     pub fn is_from(&self, caller: &Caller) {
         self.caller.replace(caller.clone());
+    }
+
+    /// It is not over: whoever gets the ledger opens it again.
+    pub fn leave(self) {
+        self.is_closed.set(true);
     }
 
     /// It ended; `peek` has seen what was to be seen of its message.

@@ -9,13 +9,15 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 
+use super::exchange::{self, Told};
+use super::flow::Flow;
 use super::refusal::Refusal;
-use super::{Flags, Phase, Scratch, Worker, account, auth, exchange, refusal};
+use super::{Flags, Phase, Scratch, Worker, account, auth, refusal};
 use crate::config::plan::Plan;
 use crate::net::{self, Buffer, Stream, within};
 use crate::wire::http1::head;
@@ -52,15 +54,15 @@ impl Client {
     }
 
     /// Ready when the worker drains.
-    pub async fn drain(&self, worker: &Worker) {
-        poll_fn(|cx| {
-            if worker.is_draining() {
-                return Poll::Ready(());
-            }
-            self.flags.drain.replace(Some(cx.waker().clone()));
-            Poll::Pending
-        })
-        .await
+    pub fn poll_drain(&self, worker: &Worker, cx: &Context<'_>) -> Poll<()> {
+        if worker.is_draining() {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.flags.drain.borrow_mut();
+        if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waiting = Some(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
     /// Among those of this worker.
@@ -350,21 +352,29 @@ impl Drop for Registered {
 }
 
 async fn serve(worker: &Rc<Worker>, client: &Client) {
-    let mut first = true;
+    let (mut first, mut input) = (true, Buffer::default());
     loop {
         let since = worker.ticks.get();
         // An idle connection has no buffer, and of what a request needs not even the place.
         if client.flags.idle_by.get() == 0 {
             client.flags.idle_by.set(worker.ticks_from_now(wait_limit(worker, first)));
         }
-        if !matches!(client.rest(worker, false).await, Rest::Over(Ok(()))) {
+        if input.is_empty() && !matches!(client.rest(worker, false).await, Rest::Over(Ok(()))) {
             return;
         }
         // Boxed once for all the requests that come in close order. Many clients ask once and stay: only one that asks again
         // soon is expected to go on so.
         let again = !first && worker.ticks.get() <= since + 1;
-        if !Box::pin(serve_busy(worker, client, again)).await {
-            return;
+        match Box::pin(serve_busy(worker, client, again, std::mem::take(&mut input))).await {
+            Pause::Over => return,
+            Pause::Idle => {}
+            Pause::Flows(flow, following) => {
+                input = following;
+                let after = flow.run(worker, client).await;
+                if !Box::pin(goes_on(worker, client, after, &mut input)).await {
+                    return;
+                }
+            }
         }
         first = false;
     }
@@ -377,24 +387,38 @@ fn wait_limit(worker: &Worker, first: bool) -> Duration {
     if first { times.header } else { times.keep_alive }
 }
 
-/// Requests, from one whose first bytes are there to the first pause, which may be short if more of them are `expected`.
-/// `false`: the connection is over.
-async fn serve_busy(worker: &Rc<Worker>, client: &Client, expected: bool) -> bool {
-    let mut scratch = worker.take_scratch();
-    let go_on = serve_requests(worker, client, &mut scratch, expected).await;
-    worker.give_scratch(scratch);
-    go_on
+/// Why a connection needs no longer what requests need.
+enum Pause {
+    /// It has ended.
+    Over,
+    /// Nobody asks.
+    Idle,
+    /// A stream without end; and what follows its request.
+    Flows(Box<Flow>, Buffer),
 }
 
-async fn serve_requests(worker: &Rc<Worker>, client: &Client, scratch: &mut Scratch, expected: bool) -> bool {
-    let mut input = Buffer::default();
+/// Requests, from one whose first bytes are there to the first pause, which may be short if more of them are `expected`.
+async fn serve_busy(worker: &Rc<Worker>, client: &Client, expected: bool, input: Buffer) -> Pause {
+    let mut scratch = worker.take_scratch();
+    let pause = serve_requests(worker, client, &mut scratch, expected, input).await;
+    worker.give_scratch(scratch);
+    pause
+}
+
+async fn serve_requests(
+    worker: &Rc<Worker>,
+    client: &Client,
+    scratch: &mut Scratch,
+    expected: bool,
+    mut input: Buffer,
+) -> Pause {
     loop {
         // Until something is there the client is idle, whatever its connection seemed to be ready for.
         if input.is_empty() && !matches!(fill(client, &mut input).await, Ok(1..)) {
-            return false;
+            return Pause::Over;
         }
         client.flags.idle_by.set(0);
-        let after = {
+        let told = {
             // Only now: a connection may have been idle for longer than a configuration lived.
             let view = worker.view();
             match next_head(client, &view.view.plan, &mut input, scratch).await {
@@ -403,52 +427,56 @@ async fn serve_requests(worker: &Rc<Worker>, client: &Client, scratch: &mut Scra
                     let (bytes, _) = Box::pin(refusal::answer(worker, client, &refusal, None, false, None)).await;
                     account::never_begun(worker, &view, client, &refusal, bytes);
                     Box::pin(linger(worker, client, input)).await;
-                    return false;
+                    return Pause::Over;
                 }
-                Next::Gone => return false,
+                Next::Gone => return Pause::Over,
             }
             client.enter(Phase::Busy);
             worker.cells.requests.add(1);
             exchange::run(worker, &view, client, &mut input, scratch).await
         };
-        match after {
-            // The next request waits until the answer before it has left: if that cannot be, nobody asks any more.
-            After::KeepAlive if !input.is_empty() => {
-                if !Box::pin(client.answered(worker)).await {
-                    return false;
-                }
-                client.enter(Phase::Idle);
-            }
-            After::KeepAlive if !worker.is_draining() => client.enter(Phase::Idle),
-            After::KeepAlive | After::Close => {
-                Box::pin(client.shutdown(worker)).await;
-                return false;
-            }
-            After::Linger => {
-                Box::pin(linger(worker, client, input)).await;
-                return false;
-            }
-            After::Abort => {
-                client.stream.reset();
-                return false;
-            }
+        let after = match told {
+            Told::Over(after) => after,
+            Told::Flows(flow) => return Pause::Flows(flow, input),
+        };
+        if !goes_on(worker, client, after, &mut input).await {
+            return Pause::Over;
         }
         if input.is_empty() {
             drop(std::mem::take(&mut input));
             client.flags.idle_by.set(worker.ticks_from_now(wait_limit(worker, false)));
             if !expected {
-                return true;
+                return Pause::Idle;
             }
             match client.rest(worker, true).await {
-                Rest::Over(came) => {
-                    if came.is_err() {
-                        return false;
-                    }
-                }
-                Rest::Long => return true,
+                Rest::Over(Ok(())) => {}
+                Rest::Over(Err(_)) => return Pause::Over,
+                Rest::Long => return Pause::Idle,
             }
         }
     }
+}
+
+/// What comes after an exchange; whether requests may.
+async fn goes_on(worker: &Worker, client: &Client, after: After, input: &mut Buffer) -> bool {
+    match after {
+        // The next request waits until the answer before it has left: if that cannot be, nobody asks any more.
+        After::KeepAlive if !input.is_empty() => {
+            if !Box::pin(client.answered(worker)).await {
+                return false;
+            }
+            client.enter(Phase::Idle);
+            return true;
+        }
+        After::KeepAlive if !worker.is_draining() => {
+            client.enter(Phase::Idle);
+            return true;
+        }
+        After::KeepAlive | After::Close => Box::pin(client.shutdown(worker)).await,
+        After::Linger => Box::pin(linger(worker, client, std::mem::take(input))).await,
+        After::Abort => client.stream.reset(),
+    }
+    false
 }
 
 enum Next {

@@ -1,9 +1,7 @@
 //! Answers that the proxy must look into: the `endpoint` event of a 2024-11-05 server, and the opaque state of a modern
 //! one when there are several replicas. All others pass unseen.
 
-use std::cell::Cell;
-
-use super::exchange::Exchange;
+use super::exchange::Passage;
 use super::refusal::Refusal;
 use super::session::{self, Birth, OpenStream};
 use crate::store::{Reservation, Transport};
@@ -13,10 +11,12 @@ use crate::wire::sse::{self, EventReader};
 /// Longest first event that is held back while it may be an `endpoint` event, bytes.
 const ENDPOINT_BYTES_MAX: usize = 8 * 1024;
 
-pub enum Inspect<'a> {
+pub enum Inspect {
     Nothing,
     /// A GET stream without a session: its first event may begin one.
-    Endpoint(Box<Opening<'a>>),
+    Endpoint(Box<Opening>),
+    /// It began one, which lives as long as the stream.
+    Began(Box<OpenStream>),
     /// Remember which replica issues `requestState` and tasks.
     State(Box<State>),
 }
@@ -27,13 +27,13 @@ pub enum Seen {
     Instead(Vec<u8>),
 }
 
-pub struct Opening<'a> {
+pub struct Opening {
     held: Vec<u8>,
     /// A comment was passed on as far as it came.
     in_comment: bool,
     upstream: usize,
     reserved: Option<Reservation>,
-    begun: &'a Cell<Option<OpenStream>>,
+    begun: Option<Box<OpenStream>>,
 }
 
 pub struct State {
@@ -42,17 +42,12 @@ pub struct State {
     upstream: usize,
 }
 
-impl<'a> Inspect<'a> {
-    /// `begun` gets this stream as that of the session that the first event begins.
-    pub fn endpoint(
-        upstream: usize,
-        reserved: Option<Reservation>,
-        begun: &'a Cell<Option<OpenStream>>,
-    ) -> Inspect<'a> {
-        Inspect::Endpoint(Box::new(Opening { held: Vec::new(), in_comment: false, upstream, reserved, begun }))
+impl Inspect {
+    pub fn endpoint(upstream: usize, reserved: Option<Reservation>) -> Inspect {
+        Inspect::Endpoint(Box::new(Opening { held: Vec::new(), in_comment: false, upstream, reserved, begun: None }))
     }
 
-    pub fn state(upstream: usize, is_stream: bool) -> Inspect<'a> {
+    pub fn state(upstream: usize, is_stream: bool) -> Inspect {
         Inspect::State(Box::new(State { peek: Peek::new(), events: is_stream.then(EventReader::default), upstream }))
     }
 
@@ -60,30 +55,35 @@ impl<'a> Inspect<'a> {
     ///
     /// # Errors
     /// A session that cannot begin.
-    pub async fn see(&mut self, exchange: &Exchange<'_>, piece: &[u8], last: bool) -> Result<Seen, Refusal> {
+    pub async fn see(&mut self, passage: &Passage<'_>, piece: &[u8], last: bool) -> Result<Seen, Refusal> {
         match self {
-            Inspect::Nothing => Ok(Seen::Unchanged),
+            Inspect::Nothing | Inspect::Began(_) => Ok(Seen::Unchanged),
             Inspect::State(state) => {
-                state.see(exchange, piece, last);
+                state.see(passage, piece, last);
                 Ok(Seen::Unchanged)
             }
             Inspect::Endpoint(opening) => {
                 opening.held.extend_from_slice(piece);
                 let mut out = Vec::new();
-                let decided = Box::pin(opening.take_blocks(exchange, last, &mut out)).await?;
+                let decided = Box::pin(opening.take_blocks(passage, last, &mut out)).await?;
                 if decided {
-                    *self = Inspect::Nothing;
+                    *self = opening.begun.take().map_or(Inspect::Nothing, Inspect::Began);
                 }
                 Ok(Seen::Instead(out))
             }
         }
     }
+
+    /// The session that began in the stream, which is over.
+    pub fn began(self) -> Option<Box<OpenStream>> {
+        if let Inspect::Began(stream) = self { Some(stream) } else { None }
+    }
 }
 
-impl Opening<'_> {
+impl Opening {
     /// Pass on what cannot be part of an `endpoint` event, at once; hold back what can, up to its blank line, before
     /// which nobody acts on it. `true`: it is decided, and everything was passed on.
-    async fn take_blocks(&mut self, exchange: &Exchange<'_>, last: bool, out: &mut Vec<u8>) -> Result<bool, Refusal> {
+    async fn take_blocks(&mut self, passage: &Passage<'_>, last: bool, out: &mut Vec<u8>) -> Result<bool, Refusal> {
         loop {
             let line_end = self.held.iter().position(|b| matches!(b, b'\r' | b'\n'));
             match self.held.first() {
@@ -101,7 +101,7 @@ impl Opening<'_> {
                     let rest = self.held.split_off(end);
                     let block = std::mem::replace(&mut self.held, rest);
                     if says_anything(&block) {
-                        self.open(exchange, &block, out).await?;
+                        self.open(passage, &block, out).await?;
                         out.append(&mut self.held);
                         return Ok(true);
                     }
@@ -116,24 +116,24 @@ impl Opening<'_> {
     }
 
     /// The first event, with our id in the place of upstream's if it begins a session.
-    async fn open(&mut self, exchange: &Exchange<'_>, block: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+    async fn open(&mut self, passage: &Passage<'_>, block: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
         let Some((parameter, span)) = endpoint_session(block) else {
             out.extend_from_slice(block);
             return Ok(());
         };
         let birth = Birth {
-            caller: exchange.caller,
+            caller: passage.caller,
             initialize: None,
             upstream: self.upstream,
             upstream_session: &block[span.clone()],
             protocol: b"2024-11-05",
             transport: Transport::HttpSse { parameter },
         };
-        let begun = session::begin(exchange.worker, exchange.view, self.reserved.take(), birth).await?;
+        let begun = session::begin(passage.worker, passage.view, self.reserved.take(), birth).await?;
         // Logs and tapes are told whose stream this is.
-        exchange.account.session.set(Some(begun.id));
-        let client = exchange.client.stream.fd();
-        self.begun.set(Some(session::open_stream(exchange.worker, begun.id, client, begun.epoch)));
+        passage.account.session.set(Some(begun.id));
+        let client = passage.client.stream.fd();
+        self.begun = Some(Box::new(session::open_stream(passage.worker, begun.id, client, begun.epoch)));
         out.extend_from_slice(&block[..span.start]);
         out.extend_from_slice(begun.shown.as_bytes());
         out.extend_from_slice(&block[span.end..]);
@@ -177,10 +177,10 @@ fn endpoint_session(held: &[u8]) -> Option<(String, std::ops::Range<usize>)> {
 }
 
 impl State {
-    fn see(&mut self, exchange: &Exchange<'_>, piece: &[u8], last: bool) {
+    fn see(&mut self, passage: &Passage<'_>, piece: &[u8], last: bool) {
         let Some(events) = &mut self.events else {
             if self.peek.feed(piece).is_ok() && last && self.peek.finish().is_ok() {
-                remember(exchange, &self.peek, self.upstream);
+                remember(passage, &self.peek, self.upstream);
             }
             return;
         };
@@ -190,14 +190,14 @@ impl State {
         while let Some(event) = events.next_event() {
             self.peek.reset();
             if self.peek.feed(event.data).is_ok() && self.peek.finish().is_ok() {
-                remember(exchange, &self.peek, self.upstream);
+                remember(passage, &self.peek, self.upstream);
             }
         }
     }
 }
 
-fn remember(exchange: &Exchange<'_>, peek: &Peek, upstream: usize) {
+fn remember(passage: &Passage<'_>, peek: &Peek, upstream: usize) {
     for key in [peek.request_state(), peek.task_id_hash()].into_iter().flatten() {
-        exchange.worker.shared.affinity.remember(key, exchange.view.view.upstreams[upstream].number);
+        passage.worker.shared.affinity.remember(key, passage.view.view.upstreams[upstream].number);
     }
 }

@@ -16,6 +16,7 @@
 //!   upstream    pick, pool, connect                          -> Lease
 //!   outbound    the heads that leave, rebuilt
 //!   relay       bodies both ways: backpressure, event streams, cancellation
+//! flow        a stream without end, once its request is forgotten
 //! refusal     every stage's error -> status, JSON-RPC code, metric reason
 //! account     what a request came to, told once when it ends
 //! report      what of that logs and traces are told
@@ -29,6 +30,7 @@ mod connection;
 mod cookies;
 mod envelope;
 mod exchange;
+mod flow;
 mod guard;
 mod inspect;
 mod limit;

@@ -112,7 +112,7 @@ pub fn request(out: &mut Vec<u8>, exchange: &Exchange<'_>, to: &Destination<'_>,
 
 fn line_and_fields(out: &mut Vec<u8>, exchange: &Exchange<'_>, to: &Destination<'_>, traced: bool) {
     let (upstream, credential, session) = (&exchange.view.view.upstreams[to.upstream], to.credential, to.session);
-    let Exchange { client, request, caller, .. } = *exchange;
+    let (client, request, caller) = (exchange.client, exchange.request, exchange.caller);
     let plan = exchange.plan();
     let bytes = request.bytes;
     let target = target(request, upstream, session);

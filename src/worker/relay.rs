@@ -7,19 +7,18 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::connection::{Client, fill};
 use super::envelope::{self, Intake};
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Passage};
 use super::inspect::{Inspect, Seen};
 use super::outbound::{self, Delivery};
 use super::refusal::Refusal;
 use super::tap;
 use super::upstream::{Lease, patience};
 use crate::net::{self, Buffer, Either, Probe, Stream, race, soon, within};
-use crate::telemetry::account::{By, Ended};
 use crate::wire::http1::body::BodyDecoder;
 use crate::wire::http1::encode::{self, CHUNK_END, LAST_CHUNK};
 use crate::wire::http1::framing::BodyLength;
@@ -144,12 +143,12 @@ async fn upload(
 pub struct Watch<'a> {
     exchange: &'a Exchange<'a>,
     is_stream: bool,
-    watching: Option<Pin<Box<dyn Future<Output = ()> + 'a>>>,
+    watching: bool,
 }
 
 impl<'a> Watch<'a> {
     pub fn new(exchange: &'a Exchange<'a>) -> Watch<'a> {
-        Watch { exchange, is_stream: exchange.request.method() == Method::Get, watching: None }
+        Watch { exchange, is_stream: exchange.request.method() == Method::Get, watching: true }
     }
 
     /// The answer is a stream.
@@ -161,30 +160,28 @@ impl<'a> Watch<'a> {
         if !self.is_stream && self.exchange.era() != Era::Modern {
             return std::future::pending().await;
         }
-        let client = self.exchange.client;
-        self.watching.get_or_insert_with(|| Box::pin(departure(client))).as_mut().await;
+        poll_fn(|cx| poll_departure(self.exchange.client, &mut self.watching, cx)).await;
     }
 }
 
-async fn departure(client: &Client) {
-    loop {
-        let result = client.stream.readable().await;
+/// Ready when the client left; never once it sent a request, which waits its turn and hides a departure until then.
+pub fn poll_departure(client: &Client, watching: &mut bool, cx: &Context<'_>) -> Poll<()> {
+    while *watching {
+        let result = ready!(client.stream.poll_readable(cx));
         match client.stream.probe() {
-            Probe::Ended => return,
-            // A pipelined request: it waits its turn, and hides a departure until then.
-            Probe::Bytes => return std::future::pending().await,
-            Probe::Quiet if result.is_err() => return,
+            Probe::Ended => return Poll::Ready(()),
+            Probe::Bytes => *watching = false,
+            Probe::Quiet if result.is_err() => return Poll::Ready(()),
             Probe::Quiet => {}
         }
     }
+    Poll::Pending
 }
 
 /// What a wait for upstream may end with, other than bytes.
 enum Interrupt {
     Refused(Refusal),
     Timeout,
-    /// The worker drains, and the stream stands between two events.
-    Drain,
 }
 
 /// One read from upstream; beside it the upload goes on and, if the answer takes its time, the client is watched.
@@ -194,7 +191,6 @@ async fn read_upstream(
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
     limit: Option<Duration>,
-    mut drain: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<(io::Result<usize>, Buffer), Interrupt> {
     let mut fill = pin!(read);
     if upload.is_running() {
@@ -209,10 +205,7 @@ async fn read_upstream(
             if let Poll::Ready(read) = fill.as_mut().poll(cx) {
                 return Poll::Ready(Ok(read));
             }
-            if gone.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(Interrupt::Refused(Refusal::CLIENT_GONE)));
-            }
-            drain.as_mut().poll(cx).map(|()| Err(Interrupt::Drain))
+            gone.as_mut().poll(cx).map(|()| Err(Interrupt::Refused(Refusal::CLIENT_GONE)))
         })
         .await;
     };
@@ -287,11 +280,10 @@ pub async fn answer_head(
         let limit = Some(patience(exchange.upstream_timeout().saturating_sub(waited), exchange.deadline));
         let silent = interims == 0 && buffer.is_none();
         let read = lease.read_message(buffer.take().unwrap_or_default());
-        match read_upstream(read, upload, watch, limit, pin!(std::future::pending())).await {
+        match read_upstream(read, upload, watch, limit).await {
             Ok((Ok(1..), filled)) => buffer = Some(filled),
             Ok(_) => return Err(fail(Refusal::UPSTREAM_CLOSED, silent)),
             Err(Interrupt::Timeout) => return Err(fail(exchange.timeout_refusal(), silent)),
-            Err(Interrupt::Drain) => return Err(fail(exchange.timeout_refusal(), false)),
             Err(Interrupt::Refused(refusal)) => return Err(fail(refusal, false)),
         }
     }
@@ -317,9 +309,15 @@ pub struct Answer {
     pub is_stream: bool,
 }
 
+/// How far an answer was passed on.
+pub enum Relayed {
+    /// All of it; `clean`: upstream's connection holds nothing more.
+    Whole { clean: bool },
+    /// It is a stream without end, and goes on as a [`Flow`](super::flow::Flow).
+    Flows(Rest),
+}
+
 /// Send the head in `out` and the body as it comes; `begun` is set once the client may have seen something.
-///
-/// `Ok(true)`: all of it, and upstream's connection holds nothing more.
 ///
 /// # Errors
 /// Upstream's or the client's failure in the middle: what the client has must stay visibly incomplete.
@@ -330,114 +328,133 @@ pub async fn answer(
     mut out: Buffer,
     answer: Answer,
     begun: &mut bool,
-    mut inspect: Inspect<'_>,
+    inspect: &mut Inspect,
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
-) -> Result<bool, Refusal> {
-    let Answer { mut bytes, head_len, mut decoder, delivery, is_stream } = answer;
+) -> Result<Relayed, Refusal> {
+    let Answer { mut bytes, head_len, decoder, delivery, is_stream } = answer;
     let chunked = delivery.body == BodyLength::Chunked;
-    let mut events = is_stream.then(EventScanner::default);
+    let mut rest = Rest { decoder, events: is_stream.then(EventScanner::default), chunked, surplus: false };
     bytes.consume(head_len);
     // The first piece leaves together with the head: a second send is a second wake-up of the peer.
-    let surplus = shape(&mut bytes, &mut decoder, &mut inspect, exchange, events.as_mut()).await?;
+    rest.shape(&mut bytes, inspect, exchange).await?;
     if chunked {
-        append_framed(&mut out, bytes.bytes(), decoder.is_done());
+        append_framed(&mut out, bytes.bytes(), rest.is_done());
     } else {
         out.vec().extend_from_slice(bytes.bytes());
     }
     drop(bytes);
     *begun = true;
-    if decoder.is_done() {
+    if rest.is_done() {
         exchange.write_client(out).await?;
-        return Ok(!surplus);
+        return Ok(Relayed::Whole { clean: !rest.surplus });
     }
     exchange.write_client_now(out).await?;
+    if is_stream && exchange.envelope.endless && !upload.is_running() {
+        return Ok(Relayed::Flows(rest));
+    }
     // Boxed, so that the many answers that come in one piece stay small.
-    Box::pin(rest(exchange, lease, Rest { decoder, inspect, events, chunked }, upload, watch)).await
+    Box::pin(pass_rest(exchange, lease, rest, inspect, upload, watch)).await
 }
 
 /// The rest of an answer.
-struct Rest<'a> {
+pub struct Rest {
     decoder: BodyDecoder,
-    inspect: Inspect<'a>,
     /// Of a stream.
     events: Option<EventScanner>,
     chunked: bool,
+    surplus: bool,
 }
 
-async fn rest(
+async fn pass_rest(
     exchange: &Exchange<'_>,
     lease: &Lease,
-    rest: Rest<'_>,
+    mut rest: Rest,
+    inspect: &mut Inspect,
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
-) -> Result<bool, Refusal> {
-    let Rest { mut decoder, mut inspect, mut events, chunked } = rest;
-    let (is_stream, mut surplus) = (events.is_some(), false);
-    while !decoder.is_done() {
+) -> Result<Relayed, Refusal> {
+    let is_stream = rest.events.is_some();
+    while !rest.is_done() {
         let size = exchange.plan().stream_buffer_bytes;
         let fresh = || if is_stream { Buffer::small_streaming() } else { Buffer::streaming(size) };
         let limit = (!is_stream).then(|| patience(exchange.upstream_timeout(), exchange.deadline));
-        let ends_here = exchange.envelope.endless && events.as_ref().is_some_and(EventScanner::at_boundary);
-        let drain = pin!(async {
-            if !ends_here {
-                std::future::pending::<()>().await;
-            }
-            exchange.client.drain(exchange.worker).await;
-        });
-        let (result, mut piece) = match read_upstream(lease.read(fresh), upload, watch, limit, drain).await {
+        let (came, piece) = match read_upstream(lease.read(fresh), upload, watch, limit).await {
             Ok(read) => read,
-            Err(Interrupt::Drain) => {
-                exchange.account.ended.set(Ended { by: By::Drain, reason: "drain", early: false });
-                let mut end = Buffer::small_streaming();
-                if chunked {
-                    frame(&mut end, true);
-                    exchange.write_client_now(end).await?;
-                }
-                return Ok(false);
-            }
             Err(Interrupt::Timeout) => return Err(exchange.timeout_refusal()),
             Err(Interrupt::Refused(refusal)) => return Err(refusal),
         };
-        match result {
-            Ok(0) if decoder.end_of_input().is_ok() => {}
-            Ok(1..) => surplus |= shape(&mut piece, &mut decoder, &mut inspect, exchange, events.as_mut()).await?,
-            _ => return Err(Refusal::UPSTREAM_CLOSED),
-        }
-        if chunked {
-            frame(&mut piece, decoder.is_done());
-        }
-        if !piece.is_empty() {
-            exchange.write_client_now(piece).await?;
+        rest.pass(came, piece, inspect, exchange).await?;
+        if is_stream && exchange.envelope.endless && !upload.is_running() {
+            return Ok(Relayed::Flows(rest));
         }
     }
-    Ok(!surplus)
+    Ok(Relayed::Whole { clean: !rest.surplus })
 }
 
-/// Decode a piece in place, let it be inspected; whether bytes follow the end of the body.
-async fn shape(
-    piece: &mut Buffer,
-    decoder: &mut BodyDecoder,
-    inspect: &mut Inspect<'_>,
-    exchange: &Exchange<'_>,
-    events: Option<&mut EventScanner>,
-) -> Result<bool, Refusal> {
-    let decoded = decoder.decode(piece.bytes_mut()).map_err(|error| {
-        tracing::warn!(%error, "upstream's answer is not valid");
-        Refusal::UPSTREAM_PROTOCOL
-    })?;
-    let surplus = decoded.consumed < piece.len();
-    piece.truncate(decoded.data);
-    exchange.account.listener.borrow_mut().hear(piece.bytes(), decoder.is_done());
-    match inspect.see(exchange, piece.bytes(), decoder.is_done()).await? {
-        Seen::Unchanged => {}
-        Seen::Instead(bytes) => *piece = Buffer::from_vec(bytes),
+impl Rest {
+    pub fn is_done(&self) -> bool {
+        self.decoder.is_done()
     }
-    tap::answer_piece(exchange, piece.bytes(), decoder.is_done());
-    if let Some(events) = events {
-        events.feed(piece.bytes());
+
+    /// A stream that stands between two events.
+    pub fn is_between_events(&self) -> bool {
+        self.events.as_ref().is_some_and(EventScanner::at_boundary)
     }
-    Ok(surplus)
+
+    /// Upstream's connection holds nothing more.
+    pub fn is_clean(&self) -> bool {
+        self.is_done() && !self.surplus
+    }
+
+    /// Pass on what was read.
+    pub async fn pass(
+        &mut self,
+        came: io::Result<usize>,
+        mut piece: Buffer,
+        inspect: &mut Inspect,
+        passage: &Passage<'_>,
+    ) -> Result<(), Refusal> {
+        match came {
+            Ok(0) if self.decoder.end_of_input().is_ok() => {}
+            Ok(1..) => self.shape(&mut piece, inspect, passage).await?,
+            _ => return Err(Refusal::UPSTREAM_CLOSED),
+        }
+        if self.chunked {
+            frame(&mut piece, self.is_done());
+        }
+        if piece.is_empty() { Ok(()) } else { passage.write_client_now(piece).await }
+    }
+
+    /// End the answer where it is.
+    pub async fn cut(&self, passage: &Passage<'_>) -> Result<(), Refusal> {
+        if self.chunked {
+            let mut end = Buffer::for_message(LAST_CHUNK.len());
+            end.vec().extend_from_slice(LAST_CHUNK);
+            passage.write_client_now(end).await?;
+        }
+        Ok(())
+    }
+
+    /// Decode a piece in place, let it be inspected.
+    async fn shape(&mut self, piece: &mut Buffer, inspect: &mut Inspect, passage: &Passage<'_>) -> Result<(), Refusal> {
+        let decoded = self.decoder.decode(piece.bytes_mut()).map_err(|error| {
+            tracing::warn!(%error, "upstream's answer is not valid");
+            Refusal::UPSTREAM_PROTOCOL
+        })?;
+        self.surplus |= decoded.consumed < piece.len();
+        piece.truncate(decoded.data);
+        passage.account.listener.borrow_mut().hear(piece.bytes(), self.decoder.is_done());
+        match inspect.see(passage, piece.bytes(), self.decoder.is_done()).await? {
+            Seen::Unchanged => {}
+            Seen::Instead(bytes) => *piece = Buffer::from_vec(bytes),
+        }
+        tap::answer_piece(passage, piece.bytes(), self.decoder.is_done());
+        if let Some(events) = &mut self.events {
+            events.feed(piece.bytes());
+        }
+        Ok(())
+    }
 }
 
 /// Frame a piece as a chunk in place, and the end behind it.

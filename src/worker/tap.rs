@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::Worker;
 use super::account::{Closed, Open};
 use super::envelope::{Envelope, Intake};
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Passage};
 use super::guard::Request;
 use super::session::Session;
 use crate::base::SessionId;
@@ -141,22 +141,22 @@ pub fn request_piece(exchange: &Exchange<'_>, bytes: &[u8], last: bool) {
 }
 
 /// As [`request_piece`], of the answer.
-pub fn answer_piece(exchange: &Exchange<'_>, bytes: &[u8], last: bool) {
-    let Some(recorder) = &exchange.worker.shared.recorder else { return };
-    let tap = exchange.tap;
+pub fn answer_piece(passage: &Passage<'_>, bytes: &[u8], last: bool) {
+    let Some(recorder) = &passage.worker.shared.recorder else { return };
+    let tap = passage.tap;
     // Of a stream each event is cut by itself.
     let limit = if tap.is_stream.get() { usize::MAX } else { recorder.body_bytes_max };
     let piece = tap.answered.share(bytes, limit);
     if last || !piece.is_empty() {
         // It may have begun with an event of this stream.
-        tap.tell_session(exchange, recorder);
+        tap.tell_session(passage, recorder);
         let text = if last { tap.answered.get().cut } else { 0 }.to_le_bytes();
         let flags = if last { flag::LAST } else { 0 };
         let at = match tap.answer_at.take() {
             0 => recorder.at(Instant::now()),
             at => at,
         };
-        tap.leave_at(exchange.worker, recorder, Kind::ResponseBody, flags, at, &text, &[], piece);
+        tap.leave_at(passage.worker, recorder, Kind::ResponseBody, flags, at, &text, &[], piece);
     }
 }
 
@@ -200,12 +200,12 @@ impl Tap {
         self.leave(worker, recorder, Kind::Request, flags, open.account.begun, text.as_bytes(), head, body);
     }
 
-    fn tell_session(&self, exchange: &Exchange<'_>, recorder: &Recorder) {
+    fn tell_session(&self, passage: &Passage<'_>, recorder: &Recorder) {
         if !self.knows_session.get()
-            && let Some(session) = exchange.account.session.get()
+            && let Some(session) = passage.account.session.get()
         {
             self.knows_session.set(true);
-            self.leave(exchange.worker, recorder, Kind::Session, 0, Instant::now(), session.as_bytes(), &[], &[]);
+            self.leave(passage.worker, recorder, Kind::Session, 0, Instant::now(), session.as_bytes(), &[], &[]);
         }
     }
 

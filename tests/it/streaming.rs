@@ -1,7 +1,9 @@
 //! Bytes leave as they arrive, and no faster than they are taken.
 
+use std::sync::{Arc, Barrier};
+
 use crate::on_both_drivers;
-use crate::support::mcp::{modern_call, modern_fields};
+use crate::support::mcp::{modern, modern_call, modern_fields};
 use crate::support::*;
 
 on_both_drivers!(
@@ -11,6 +13,8 @@ on_both_drivers!(
     fields_of_a_stream_pass,
     a_stream_that_ends_leaves_both_connections_usable,
     each_stream_gets_its_own_events,
+    what_is_asked_behind_a_stream_is_answered_when_that_ends,
+    a_subscription_is_told_of_when_it_ends,
     a_quiet_stream_is_not_cut,
     a_slow_reader_slows_the_upstream_and_grows_no_memory,
     a_slow_upstream_slows_the_client_and_grows_no_memory,
@@ -181,6 +185,65 @@ fn each_stream_gets_its_own_events(driver: Driver) {
         let expected: String = (0..EVENTS).map(|event| format!("id: {event}\ndata: /{n} {event}\n\n")).collect();
         assert_eq!(client.response().text(), expected);
     }
+}
+
+fn what_is_asked_behind_a_stream_is_answered_when_that_ends(driver: Driver) {
+    let gate = Arc::new(Barrier::new(2));
+    let opened = gate.clone();
+    let upstream = FakeUpstream::new(move |conversation| {
+        while let Some(request) = conversation.request() {
+            conversation.begin_events("");
+            conversation.send_chunk(b"data: first\n\n");
+            if request.head.target() == "/waits" {
+                conversation.tell("open");
+                opened.wait();
+            }
+            conversation.send_chunk(b"data: last\n\n");
+            conversation.end_chunks();
+        }
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).workers(1).start();
+    for behind_the_head in [true, false] {
+        let mut client = proxy.connect();
+        let (stream, next) = (get("/waits", ""), [get("/a", ""), get("/b", "")].concat());
+        if behind_the_head {
+            client.send(&[stream, next].concat());
+            upstream.expect_event("open");
+        } else {
+            client.send(&stream);
+            upstream.expect_event("open");
+            client.send(&next);
+        }
+        gate.wait();
+        for _ in 0..3 {
+            assert_eq!(client.response().text(), "data: first\n\ndata: last\n\n");
+        }
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+fn a_subscription_is_told_of_when_it_ends(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        while conversation.request().is_some() {
+            conversation.begin_events("");
+            conversation.send_chunk(b"data: x\n\n");
+            conversation.send_chunk(b"data: y\n\n");
+            conversation.end_chunks();
+        }
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).workers(1).set("logging.access", "all").start();
+    let mut client = proxy.connect();
+    let body = modern(7, "subscriptions/listen", "");
+    let request = post_json("/mcp", &modern_fields("subscriptions/listen", None), &body);
+    for n in 1..=3 {
+        assert_eq!(client.ask(&request).text(), "data: x\n\ndata: y\n\n");
+        let line = "method=subscriptions/listen";
+        wait_until("a line of the log", || proxy.log().lines().filter(|one| one.contains(line)).count() == n);
+    }
+    let log = proxy.log();
+    let told = log.lines().find(|line| line.contains("method=subscriptions/listen")).unwrap();
+    assert!(told.contains("status=200 ") && told.contains("termination=-- "), "{told}");
+    assert_eq!(upstream.connections(), 1);
 }
 
 fn a_quiet_stream_is_not_cut(driver: Driver) {

@@ -1,6 +1,5 @@
 //! Heads and chunk frames as bytes. What is written was parsed before, or is ours: no value holds a line end.
 
-use std::io::Write;
 use std::ops::Range;
 
 use super::head::{Field, Fields, Name};
@@ -105,22 +104,25 @@ pub fn end(out: &mut Vec<u8>) {
 /// The line before a chunk's data: hexadecimal size, CRLF (RFC 9112 section 7.1).
 pub struct ChunkHead {
     text: [u8; 18],
-    len: usize,
+    start: usize,
 }
 
 impl ChunkHead {
     pub fn as_bytes(&self) -> &[u8] {
-        &self.text[..self.len]
+        &self.text[self.start..]
     }
 }
 
-pub fn chunk_head(size: usize) -> ChunkHead {
-    let mut head = ChunkHead { text: [0; 18], len: 0 };
-    let mut rest = &mut head.text[..];
-    // 16 digits and a line end fit.
-    let _ = write!(rest, "{size:x}\r\n");
-    head.len = 18 - rest.len();
-    head
+pub fn chunk_head(mut size: usize) -> ChunkHead {
+    let mut head = ChunkHead { text: *b"0000000000000000\r\n", start: 16 };
+    loop {
+        head.start -= 1;
+        head.text[head.start] = b"0123456789abcdef"[size % 16];
+        size /= 16;
+        if size == 0 {
+            return head;
+        }
+    }
 }
 
 /// The fields that go on to the next hop (RFC 9110 section 7.6.1): none that is about this hop or its framing, none

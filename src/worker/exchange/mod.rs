@@ -6,20 +6,23 @@ mod sending;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::account::Ledger;
 use super::auth::{self, Caller};
 use super::connection::{After, Client};
 use super::envelope::{self, Envelope};
+use super::flow::{Flow, Flowing, Flows, Streaming};
 use super::guard::{self, Request};
 use super::inspect::Inspect;
 use super::limit::{self, Subject};
 use super::outbound::{self, Shown};
 use super::refusal::{self, Refusal};
-use super::relay::{self, Answer, Upload, Watch};
-use super::session::{self, Birth, OpenStream, Session};
+use super::relay::{self, Answer, Relayed, Upload, Watch};
+use super::session::{self, Birth, Session};
 use super::tap::{self, Tap};
 use super::upstream::{Lease, LocalView};
 use super::{Phase, Scratch, Worker, account, local, login, report};
@@ -36,33 +39,37 @@ use sending::Sending;
 
 /// What holds for the whole of one request: set once, read by every stage.
 pub struct Exchange<'a> {
-    pub worker: &'a Rc<Worker>,
-    pub view: &'a LocalView,
-    pub client: &'a Client,
+    pub passage: Passage<'a>,
     pub request: &'a Request<'a>,
-    pub caller: &'a Caller,
     pub envelope: Envelope,
-    pub account: &'a Account,
-    pub tap: &'a Tap,
     /// When `timeouts.request` is over.
     pub deadline: Option<Instant>,
     /// Of the upstream that was chosen.
     timeout: Cell<Duration>,
 }
 
-impl Exchange<'_> {
-    /// As far as it is known: in a body beyond the peek limit the end may tell.
-    pub fn era(&self) -> Era {
-        self.account.era.get()
-    }
+/// What of it still holds when the request is forgotten and its answer flows.
+pub struct Passage<'a> {
+    pub worker: &'a Rc<Worker>,
+    pub view: &'a LocalView,
+    pub client: &'a Client,
+    pub caller: &'a Caller,
+    pub account: &'a Account,
+    pub tap: &'a Tap,
+}
 
+impl<'a> Deref for Exchange<'a> {
+    type Target = Passage<'a>;
+
+    fn deref(&self) -> &Passage<'a> {
+        &self.passage
+    }
+}
+
+impl Exchange<'_> {
     /// The whole body was seen, and it is modern.
     pub fn is_modern_after_all(&self) {
         self.account.era.set(Era::Modern);
-    }
-
-    pub fn plan(&self) -> &Plan {
-        &self.view.view.plan
     }
 
     pub fn upstream_timeout(&self) -> Duration {
@@ -90,13 +97,6 @@ impl Exchange<'_> {
         if whole { Refusal::REQUEST_TIMEOUT } else { Refusal::UPSTREAM_TIMEOUT }
     }
 
-    async fn write_to(&self, stream: &Stream, limit: Duration, bytes: Buffer) -> (io::Result<()>, Buffer) {
-        self.client.write_by(stream.fd(), self.worker.ticks_from_now(limit));
-        let written = stream.write_all(bytes).await;
-        self.client.wrote();
-        written
-    }
-
     /// Send without waiting where that can be; what comes of it is found by the next read or write.
     async fn post_to(&self, stream: &Stream, limit: Duration, bytes: Buffer) -> io::Result<()> {
         match stream.post(bytes) {
@@ -105,18 +105,41 @@ impl Exchange<'_> {
         }
     }
 
-    /// As [`write_client`](Exchange::write_client), not at the end of the turn but now: where a client that left must be
-    /// noticed at once.
-    pub async fn write_client_now(&self, bytes: Buffer) -> Result<(), Refusal> {
-        self.account.sent_client(bytes.len());
-        let limit = self.plan().timeouts.write;
-        self.write_to(&self.client.stream, limit, bytes).await.0.map_err(|_| Refusal::CLIENT_GONE)
-    }
-
     pub async fn write_client(&self, bytes: Buffer) -> Result<(), Refusal> {
         let limit = self.plan().timeouts.write;
         self.account.sent_client(bytes.len());
         self.post_to(&self.client.stream, limit, bytes).await.map_err(|_| Refusal::CLIENT_GONE)
+    }
+}
+
+impl Passage<'_> {
+    /// As far as it is known: in a body beyond the peek limit the end may tell.
+    pub fn era(&self) -> Era {
+        self.account.era.get()
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.view.view.plan
+    }
+
+    async fn write_to(&self, stream: &Stream, limit: Duration, bytes: Buffer) -> (io::Result<()>, Buffer) {
+        self.client.write_by(stream.fd(), self.worker.ticks_from_now(limit));
+        let written = stream.write_all(bytes).await;
+        self.client.wrote();
+        written
+    }
+
+    /// As [`write_client`](Exchange::write_client), not at the end of the turn but now: where a client that left must be
+    /// noticed at once.
+    pub async fn write_client_now(&self, mut bytes: Buffer) -> Result<(), Refusal> {
+        self.account.sent_client(bytes.len());
+        let sent = self.client.stream.send_some(bytes.bytes()).map_err(|_| Refusal::CLIENT_GONE)?;
+        bytes.consume(sent);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let written = Box::pin(self.write_to(&self.client.stream, self.plan().timeouts.write, bytes)).await;
+        written.0.map_err(|_| Refusal::CLIENT_GONE)
     }
 }
 
@@ -129,20 +152,32 @@ struct Standing {
     answered: bool,
 }
 
+/// What became of a request.
+pub enum Told<F> {
+    Over(After),
+    /// Its answer is a stream without end, which has begun.
+    Flows(Box<F>),
+}
+
 /// Run one request whose head is parsed in `scratch` and stands at the front of `input`; on return `input` holds what
 /// followed the request.
 pub async fn run(
     worker: &Rc<Worker>,
-    view: &LocalView,
+    view: &Rc<LocalView>,
     client: &Client,
     input: &mut Buffer,
     scratch: &mut Scratch,
-) -> After {
+) -> Told<Flow> {
     scratch.peek.reset();
-    let open = account::open(worker, view, client, &scratch.head);
+    let ledger = Ledger::of(&scratch.head);
+    let open = ledger.open(worker, view, client);
     let mut standing = Standing::default();
     let after = match story(worker, view, client, input, scratch, &mut standing, &open).await {
-        Ok(after) => after,
+        Ok(Told::Over(after)) => after,
+        Ok(Told::Flows(flowing)) => {
+            open.leave();
+            return Told::Flows(Flow::of(*flowing, view, ledger, scratch));
+        }
         Err(refusal) => {
             account::refused(&open.account, &refusal, !standing.answered);
             if standing.answered || refusal.reason == Refusal::CLIENT_GONE.reason {
@@ -165,7 +200,7 @@ pub async fn run(
         }
     };
     open.close(&scratch.peek);
-    after
+    Told::Over(after)
 }
 
 async fn story(
@@ -176,7 +211,7 @@ async fn story(
     scratch: &mut Scratch,
     standing: &mut Standing,
     open: &account::Open<'_>,
-) -> Result<After, Refusal> {
+) -> Result<Told<Flowing>, Refusal> {
     let (account, begun) = (&open.account, open.account.begun);
     let plan = &view.view.plan;
     let Scratch { head, bytes, repeated, peek, answer, shown, .. } = scratch;
@@ -192,19 +227,19 @@ async fn story(
     if let Some(page) = local::find(worker, view, &request) {
         let keep = Box::pin(local::answer(worker, view, client, &request, page, account)).await;
         *input = following;
-        return Ok(if keep { After::KeepAlive } else { After::Linger });
+        return Ok(Told::Over(if keep { After::KeepAlive } else { After::Linger }));
     }
     if let Some(page) = login::find(&view.view, &request) {
         // Each of them may make us ask the authorization server.
         let subject = Subject { client, request: &request, session: None, peek, whole: true, user: None, at: begun };
         limit::admit(worker, &view.view, &subject)?;
-        return Ok(show(worker, view, client, &request, page, input, following, account).await);
+        return Ok(Told::Over(show(worker, view, client, &request, page, input, following, account).await));
     }
     let identified = auth::identify(worker, &view.view, client, &request).await;
     if let Err(refusal) = &identified
         && let Some(page) = login::invites(&view.view, &request, refusal)
     {
-        return Ok(show(worker, view, client, &request, page, input, following, account).await);
+        return Ok(Told::Over(show(worker, view, client, &request, page, input, following, account).await));
     }
     if let Err(refusal) = &identified
         && !request.is_soon_read(plan.limits.peek_bytes_max)
@@ -234,7 +269,8 @@ async fn story(
     let deadline = plan.timeouts.request.map(|limit| begun + limit);
     let (timeout, request, caller) = (Cell::new(Duration::MAX), &request, &caller);
     let tap = &open.tap;
-    let exchange = Exchange { worker, view, client, request, caller, envelope, account, tap, deadline, timeout };
+    let passage = Passage { worker, view, client, caller, account, tap };
+    let exchange = Exchange { passage, request, envelope, deadline, timeout };
     let peek = RefCell::new(peek);
 
     let mut sending = Sending::new(session.as_ref(), intake);
@@ -262,11 +298,14 @@ async fn story(
         lease.heed_keep_alive(answer.find(bytes.bytes(), Name::KeepAlive));
         let initialize = sending.initialize(&exchange);
         let parts = Parts { answer, shown, bytes, session: session.as_ref(), reserved, initialize };
-        let end = finish(&exchange, standing, input, &lease, parts, upload, watch).await?;
-        if end.reusable {
+        let End { after, reusable, flows } = finish(&exchange, standing, input, &lease, parts, upload, watch).await?;
+        if let Some(flows) = flows {
+            return Ok(Told::Flows(Box::new(Flowing { lease, flows, after, reusable })));
+        }
+        if reusable {
             lease.give_back(worker, view);
         }
-        return Ok(end.after);
+        return Ok(Told::Over(after));
     }
 }
 
@@ -298,11 +337,12 @@ struct Parts<'a> {
     initialize: Option<&'a [u8]>,
 }
 
-/// How an exchange ended.
+/// How an exchange ended, or will when its stream does.
 struct End {
     after: After,
     /// Upstream's connection holds nothing more and may serve again.
     reusable: bool,
+    flows: Option<Box<Flows>>,
 }
 
 /// From the answer's head to the end of the answer.
@@ -316,7 +356,7 @@ async fn finish(
     mut watch: Watch<'_>,
 ) -> Result<End, Refusal> {
     let Parts { answer, shown: memory, bytes, session, mut reserved, initialize } = parts;
-    let Exchange { worker, request, client, .. } = exchange;
+    let (worker, request, client) = (exchange.worker, exchange.request, exchange.client);
     let cells = lease.cells();
     let blame = |refusal: Refusal| {
         if let Some(fault) = refusal.fault() {
@@ -332,8 +372,7 @@ async fn finish(
     account::listen(exchange.account, answer, bytes.bytes(), is_stream);
     let settled = settle_session(exchange, lease, session, &mut reserved, answer, bytes.bytes(), initialize).await;
     let shown = settled.map_err(blame)?;
-    let begun = Cell::new(None);
-    let inspect = inspection(exchange, lease, session, reserved, is_stream, answer.status, &begun);
+    let mut inspect = inspection(exchange, lease, session, reserved, is_stream, answer.status);
 
     let keep = request.keep_alive() && !upload.is_running() && !worker.is_draining();
     let announced = match framed.body {
@@ -344,7 +383,7 @@ async fn finish(
     let mut out = Buffer::for_message(bytes.len() + outbound::ADDED_BYTES);
     outbound::response(out.vec(), answer, bytes.bytes(), shown.as_deref(), delivery, memory);
     tap::answer(exchange, exchange.name(lease), answer, bytes.bytes(), out.bytes(), is_stream);
-    let _stream = is_stream.then(|| Streaming::begin(exchange, lease, session));
+    let streaming = is_stream.then(|| Streaming::begin(exchange, lease, session));
     if is_stream {
         watch.it_matters();
         if exchange.envelope.endless {
@@ -353,25 +392,32 @@ async fn finish(
     }
     let decoder = BodyDecoder::new(framed.body, None);
     let parts = Answer { bytes, head_len: answer.len, decoder, delivery, is_stream };
-    let relayed =
-        relay::answer(exchange, lease, out, parts, &mut standing.answered, inspect, &mut upload, &mut watch).await;
-    if let Some(stream) = begun.take() {
-        // A 2024-11-05 session lives as long as its stream.
-        session::end(worker, stream.id()).await?;
-    }
-    let clean = relayed.map_err(blame)?;
+    let answered = &mut standing.answered;
+    let relayed = relay::answer(exchange, lease, out, parts, answered, &mut inspect, &mut upload, &mut watch).await;
+    let (clean, flows) = match (relayed, streaming) {
+        (Ok(Relayed::Flows(rest)), Some(streaming)) => (true, Some(Box::new(Flows { rest, inspect, streaming }))),
+        (relayed, _) => {
+            if let Some(stream) = inspect.began() {
+                // A 2024-11-05 session lives as long as its stream.
+                session::end(worker, stream.id()).await?;
+            }
+            (matches!(relayed.map_err(blame)?, Relayed::Whole { clean: true }), None)
+        }
+    };
     let sent = !upload.is_running();
     if let Some(rest) = upload.rest.take() {
         *input = rest;
     }
-    client.enter(Phase::Busy);
+    if flows.is_none() {
+        client.enter(Phase::Busy);
+    }
     let after = match (delivery.keep_alive, sent) {
         (true, true) => After::KeepAlive,
         (false, true) => After::Close,
         (_, false) => After::Linger,
     };
     let reusable = clean && sent && framed.keep_alive && framed.body != BodyLength::UntilClose;
-    Ok(End { after, reusable })
+    Ok(End { after, reusable, flows })
 }
 
 /// What the answer means for sessions, before the client sees it; the id to show it.
@@ -423,18 +469,17 @@ async fn settle_session<'a>(
 }
 
 /// What is looked for in the answer's body, and where a session that begins in it is left.
-fn inspection<'a>(
+fn inspection(
     exchange: &Exchange<'_>,
     lease: &Lease,
     session: Option<&Session>,
     reserved: Option<Reservation>,
     is_stream: bool,
     status: u16,
-    begun: &'a Cell<Option<OpenStream>>,
-) -> Inspect<'a> {
+) -> Inspect {
     let modern = exchange.era() == Era::Modern;
     if is_stream && status == 200 && exchange.request.method() == Method::Get && session.is_none() {
-        Inspect::endpoint(lease.index, reserved, begun)
+        Inspect::endpoint(lease.index, reserved)
     } else if modern && exchange.view.view.upstreams.len() > 1 {
         Inspect::state(lease.index, is_stream)
     } else {
@@ -454,30 +499,4 @@ fn announced_length(answer: &ResponseHead, bytes: &[u8], method: Method) -> Opti
         return (answer.status != 204).then_some(0);
     }
     std::str::from_utf8(answer.find(bytes, Name::ContentLength)?).ok()?.parse().ok()
-}
-
-/// An open event stream: counted, known to the drain, and keeping its session alive.
-struct Streaming<'a> {
-    exchange: &'a Exchange<'a>,
-    _session: Option<OpenStream>,
-}
-
-impl<'a> Streaming<'a> {
-    fn begin(exchange: &'a Exchange<'_>, lease: &Lease, session: Option<&Session>) -> Streaming<'a> {
-        exchange.worker.cells.streams.add(1);
-        if exchange.envelope.endless {
-            exchange.client.enter(Phase::Streaming(lease.stream.fd()));
-        }
-        let client = exchange.client.stream.fd();
-        let open = |session: &Session| session::open_stream(exchange.worker, session.id, client, session.epoch());
-        let session = session.map(open);
-        Streaming { exchange, _session: session }
-    }
-}
-
-impl Drop for Streaming<'_> {
-    fn drop(&mut self) {
-        self.exchange.worker.cells.streams.sub(1);
-        self.exchange.client.enter(Phase::Busy);
-    }
 }
