@@ -494,10 +494,11 @@ enum Rest {
     Long,
 }
 
-/// Read until the head of the request is complete.
+/// Read until the head of the request is complete, and keep it.
 async fn next_head(client: &Client, plan: &Plan, input: &mut Buffer, scratch: &mut Scratch) -> Next {
     let (times, limits) = (&plan.timeouts, plan.limits.head);
     if scratch.limits == Some(limits) && scratch.head.stands_in(input.bytes(), scratch.bytes.bytes()) {
+        scratch.head.restate(input.bytes(), scratch.bytes.bytes_mut());
         scratch.repeated.written.expect();
         return Next::Request;
     }
@@ -509,6 +510,7 @@ async fn next_head(client: &Client, plan: &Plan, input: &mut Buffer, scratch: &m
         match scratch.head.parse(input.bytes(), &limits) {
             Ok(head::Progress::Complete) => {
                 scratch.limits = Some(limits);
+                scratch.bytes.keep_head(&input.bytes()[..scratch.head.len]);
                 return Next::Request;
             }
             Ok(head::Progress::Incomplete) => {}

@@ -137,6 +137,15 @@ impl RequestHead {
         self.len > 0 && before.len() == self.len && repeats(&self.fields, bytes, before)
     }
 
+    /// Let `before` be what the head says now, in whose bytes it stands (see [`stands_in`](RequestHead::stands_in)).
+    pub fn restate(&self, bytes: &[u8], before: &mut [u8]) {
+        if self.fields.has(Name::ContentLength) {
+            let digits = self.fields.first_of(Name::ContentLength).value;
+            let digits = digits.start as usize..(digits.start + digits.len) as usize;
+            before[digits.clone()].copy_from_slice(&bytes[digits]);
+        }
+    }
+
     /// Parse the head at the start of `bytes`; call again with more bytes while `Incomplete`.
     pub fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Progress, HeadError> {
         // One empty line before a request line is tolerated (RFC 9112 section 2.2).

@@ -215,9 +215,8 @@ async fn story(
     let (account, begun) = (&open.account, open.account.begun);
     let plan = &view.view.plan;
     let Scratch { head, bytes, repeated, peek, answer, shown, .. } = scratch;
-    // The head is kept for as long as the exchange lasts, the large buffer is not.
+    // The head was kept for as long as the exchange lasts, the large buffer is not.
     let mut following = std::mem::take(input);
-    bytes.keep_head(&following.bytes()[..head.len]);
     following.consume(head.len);
     if following.is_empty() {
         following = Buffer::default();
