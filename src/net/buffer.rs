@@ -115,6 +115,23 @@ impl Buffer {
         self.mem.len() - self.start
     }
 
+    pub fn has_no_memory(&self) -> bool {
+        self.mem.capacity() == 0
+    }
+
+    /// Move what is here behind the data of `other`, as far as that has room; how much that was. One without memory takes
+    /// this one's.
+    pub fn move_to(&mut self, other: &mut Buffer) -> usize {
+        if other.has_no_memory() {
+            std::mem::swap(self, other);
+            return other.len();
+        }
+        let moved = self.len().min(other.read_room());
+        other.mem.extend_from_slice(&self.bytes()[..moved]);
+        self.consume(moved);
+        moved
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 
 use io_uring::{IoUring, opcode, types};
 use rustix::io::Errno;
@@ -170,17 +170,12 @@ pub fn end() {
     QUEUE.with(|queue| queue.ring.take());
 }
 
-/// Send at the end of each turn, for as long as the runtime lives.
-pub async fn send_each_turn() {
-    poll_fn(|cx: &mut Context<'_>| {
-        send_all();
-        QUEUE.with(|queue| {
-            queue.has_ended.set(false);
-            queue.sender.set(Some(cx.waker().clone()));
-        });
-        Poll::<()>::Pending
-    })
-    .await;
+/// The next post wakes this one, to [`send_all`].
+pub fn wake_to_send(sender: &Waker) {
+    QUEUE.with(|queue| {
+        queue.has_ended.set(false);
+        queue.sender.set(Some(sender.clone()));
+    });
 }
 
 impl Post {

@@ -3,13 +3,17 @@
 //! monoio can wait for a socket once; on a keep-alive connection that is an operation to arm and to complete for each
 //! request. Here one epoll of the thread holds all its sockets, edge-triggered, from their first to their last day, and
 //! monoio, on whichever driver, waits for that one descriptor (`docs/adr/0014-readiness-of-our-own.md`).
+//!
+//! A turn takes what is ready, reads it where a message is waited for, lets the tasks run that it is for, and sends what they
+//! posted. So neither the kernel's code nor that of the proxy pushes the other out of the cache with each message
+//! (`docs/adr/0022-a-turn-reads-runs-and-sends.md`).
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::pin::pin;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -17,12 +21,18 @@ use futures_channel::oneshot;
 use monoio::net::TcpStream;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
+use super::Buffer;
 use super::posts::{self, Mail};
-use super::{Either, race};
 
 /// Events that are taken at once.
 const EVENTS: usize = 256;
+/// A turn with so many events was a busy one: those of the next are probably there already.
+const BUSY_EVENTS: usize = 4;
+/// Turns without a look at what monoio itself waits for: timers, new connections, other threads.
+const BUSY_TURNS_MAX: usize = 8;
 /// What is told of every socket.
 const READING: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
 
@@ -36,7 +46,7 @@ struct Sockets {
     /// There for as long as a runtime is.
     epoll: Option<Rc<OwnedFd>>,
     places: Vec<Place>,
-    free: Vec<u32>,
+    free: Vec<usize>,
 }
 
 /// A place may serve one socket after the other; events of an earlier one are told by their generation.
@@ -46,12 +56,35 @@ struct Place {
     state: Option<Rc<State>>,
 }
 
+/// Whose socket it is. Those of one side are told in one go: their tasks run the same code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Upstream,
+}
+
+impl Side {
+    /// As it stands in what epoll keeps for us, above the number of the place.
+    fn bit(self) -> u64 {
+        (self as u64) << 31
+    }
+}
+
 /// What is known of one socket.
 #[derive(Default)]
 pub(super) struct State {
-    /// Its place in the table.
-    place: Cell<u32>,
+    /// What epoll keeps for us: generation, side, and place in the table.
+    data: Cell<u64>,
+    fd: Cell<RawFd>,
     readable: Cell<bool>,
+    /// Who waits to read reads a message, into a small buffer: that may be done for him.
+    wants_message: Cell<bool>,
+    /// What was read ahead so.
+    ahead: RefCell<Buffer>,
+    /// There may be more behind that.
+    has_more: Cell<bool>,
+    /// Reading ahead failed.
+    failed: Cell<Option<Errno>>,
     pub writable: Cell<bool>,
     /// The end of input, or an error: no event tells of it a second time.
     ended: Cell<bool>,
@@ -75,18 +108,24 @@ impl Readiness {
     ///
     /// # Errors
     /// The kernel's limits (`fs.epoll.max_user_watches`, descriptors).
-    pub fn of(socket: BorrowedFd<'_>) -> io::Result<Readiness> {
+    pub fn of(socket: BorrowedFd<'_>, side: Side) -> io::Result<Readiness> {
         let state: Rc<State> = Rc::default();
-        let entered = SOCKETS.with_borrow_mut(|sockets| sockets.enter(state.clone()));
-        let (epoll, place, generation) = entered.ok_or(io::ErrorKind::NotConnected)?;
+        state.fd.set(socket.as_raw_fd());
+        let entered = SOCKETS.with_borrow_mut(|sockets| sockets.enter(state.clone(), side));
+        let epoll = entered.ok_or(io::ErrorKind::NotConnected)?;
         let readiness = Readiness { state };
-        let data = EventData::new_u64(u64::from(generation) << 32 | u64::from(place));
-        epoll::add(&*epoll, socket, data, READING)?;
+        epoll::add(&*epoll, socket, EventData::new_u64(readiness.state.data.get()), READING)?;
         Ok(readiness)
     }
 
     /// Take the socket out: something else waits for it from now on.
+    ///
+    /// # Errors
+    /// What was read ahead would be lost.
     pub fn forget(self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        if !self.state.ahead.borrow().is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let epoll = SOCKETS.with_borrow(|sockets| sockets.epoll.clone());
         epoll.map_or(Ok(()), |epoll| Ok(epoll::delete(&*epoll, socket)?))
     }
@@ -98,17 +137,14 @@ impl Readiness {
 
     /// Wait for that. May be given up at any time.
     pub fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
+        self.state.wants_message.set(false);
         wait(&self.state.readable, &self.state.reader, cx)
     }
 
-    /// All that there was has been read.
-    pub fn emptied(&self) {
-        self.state.readable.set(self.state.ended.get());
-    }
-
-    /// A read found nothing.
-    pub fn found_nothing(&self) {
-        self.state.readable.set(false);
+    /// The same where a message is read next, into a small buffer: it may be read ahead. May be given up at any time.
+    pub fn poll_message(&self, cx: &Context<'_>) -> Poll<()> {
+        self.state.wants_message.set(true);
+        wait(&self.state.readable, &self.state.reader, cx)
     }
 
     /// Wait for room to write, of which there is none now. May be dropped at any time.
@@ -125,25 +161,81 @@ impl State {
     /// As [`Readiness::writable`].
     pub async fn has_room(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         self.writable.set(false);
-        if !self.writing.replace(true) {
-            let place = self.place.get();
-            let (epoll, data) = SOCKETS.with_borrow(|sockets| {
-                let generation = sockets.places[place as usize].generation;
-                (sockets.epoll.clone(), u64::from(generation) << 32 | u64::from(place))
-            });
-            if let Some(epoll) = epoll {
-                epoll::modify(&*epoll, socket, EventData::new_u64(data), READING | EventFlags::OUT)?;
-            }
+        if !self.writing.replace(true)
+            && let Some(epoll) = SOCKETS.with_borrow(|sockets| sockets.epoll.clone())
+        {
+            let data = EventData::new_u64(self.data.get());
+            epoll::modify(&*epoll, socket, data, READING | EventFlags::OUT)?;
         }
         poll_fn(|cx| wait(&self.writable, &self.writer, cx)).await;
         Ok(())
+    }
+
+    /// All that there was has been read.
+    pub fn emptied(&self) {
+        self.readable.set(self.ended.get());
+    }
+
+    /// A read found nothing.
+    pub fn found_nothing(&self) {
+        self.readable.set(false);
+    }
+
+    /// Something came, or the end: read it for whoever waits, if he would do so himself, and wake him.
+    fn has_come(&self) {
+        self.readable.set(true);
+        self.has_more.set(true);
+        let Some(reader) = self.reader.take() else { return };
+        if self.wants_message.get() && self.ahead.borrow().is_empty() && !self.read_ahead() {
+            self.reader.set(Some(reader));
+        } else {
+            reader.wake();
+        }
+    }
+
+    /// Whether there was anything, be it the end or an error.
+    fn read_ahead(&self) -> bool {
+        let mut buffer = Buffer::small();
+        let room = buffer.room();
+        // SAFETY: the socket is open while its place in the table has this state.
+        match recv(unsafe { BorrowedFd::borrow_raw(self.fd.get()) }, &mut buffer, room) {
+            // The end stays to be read.
+            Ok(0) => {}
+            Ok(came) => {
+                self.has_more.set(came == room);
+                self.ahead.replace(buffer);
+            }
+            Err(Errno::AGAIN) => {
+                self.found_nothing();
+                return false;
+            }
+            Err(error) => self.failed.set(Some(error)),
+        }
+        true
+    }
+
+    /// What was read ahead, if anything was; `take` says how many bytes of it are done with.
+    ///
+    /// # Errors
+    /// Reading ahead failed.
+    pub fn ahead(&self, take: impl FnOnce(&mut Buffer) -> usize) -> Option<Result<usize, Errno>> {
+        let mut ahead = self.ahead.borrow_mut();
+        if ahead.is_empty() {
+            return self.failed.take().map(Err);
+        }
+        let taken = take(&mut ahead);
+        if ahead.is_empty() {
+            drop(std::mem::take(&mut *ahead));
+            self.readable.set(self.has_more.get() || self.ended.get());
+        }
+        Some(Ok(taken))
     }
 }
 
 impl Drop for Readiness {
     fn drop(&mut self) {
         // A thread that is shutting down has no table any more.
-        let _ = SOCKETS.try_with(|sockets| sockets.borrow_mut().leave(self.state.place.get()));
+        let _ = SOCKETS.try_with(|sockets| sockets.borrow_mut().leave(place_of(self.state.data.get())));
     }
 }
 
@@ -156,37 +248,65 @@ fn wait(ready: &Cell<bool>, waiting: &Cell<Option<Waker>>, cx: &Context<'_>) -> 
     Poll::Pending
 }
 
+/// Append up to `room` bytes, which the buffer must have, of what came.
+///
+/// # Errors
+/// Those of recv(2), but for an interruption.
+pub(super) fn recv(socket: BorrowedFd<'_>, buffer: &mut Buffer, room: usize) -> Result<usize, Errno> {
+    let memory = buffer.vec();
+    let came = loop {
+        match rustix::net::recv(socket, &mut memory.spare_capacity_mut()[..room], RecvFlags::DONTWAIT) {
+            Ok(((came, _), _)) => break came.len(),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    };
+    // SAFETY: the kernel wrote `came` bytes behind the old length, inside the capacity.
+    unsafe { memory.set_len(memory.len() + came) };
+    Ok(came)
+}
+
+fn place_of(data: u64) -> usize {
+    (data & (Side::Upstream.bit() - 1)) as usize
+}
+
 impl Sockets {
-    fn enter(&mut self, state: Rc<State>) -> Option<(Rc<OwnedFd>, u32, u32)> {
+    fn enter(&mut self, state: Rc<State>, side: Side) -> Option<Rc<OwnedFd>> {
         let epoll = self.epoll.clone()?;
-        let place = self.free.pop().unwrap_or(self.places.len() as u32);
-        if place as usize == self.places.len() {
+        let place = self.free.pop().unwrap_or(self.places.len());
+        if place == self.places.len() {
             self.places.push(Place::default());
         }
-        state.place.set(place);
-        let entered = &mut self.places[place as usize];
+        let entered = &mut self.places[place];
+        state.data.set(u64::from(entered.generation) << 32 | side.bit() | place as u64);
         entered.state = Some(state);
-        Some((epoll, place, entered.generation))
+        Some(epoll)
     }
 
-    fn leave(&mut self, place: u32) {
-        let left = &mut self.places[place as usize];
+    fn leave(&mut self, place: usize) {
+        let left = &mut self.places[place];
         left.state = None;
         left.generation = left.generation.wrapping_add(1);
         self.free.push(place);
     }
 
+    fn tell_all(&self, events: &[Event]) {
+        for side in [Side::Upstream, Side::Client] {
+            let of_this = |event: &&Event| event.data.u64() & Side::Upstream.bit() == side.bit();
+            events.iter().filter(of_this).for_each(|event| self.tell(event));
+        }
+    }
+
     fn tell(&self, event: &Event) {
         let data = event.data.u64();
-        let Some(place) = self.places.get(data as u32 as usize) else { return };
+        let Some(place) = self.places.get(place_of(data)) else { return };
         let Some(state) = place.state.as_ref().filter(|_| place.generation == (data >> 32) as u32) else { return };
         let flags = event.flags;
         if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
             state.ended.set(true);
         }
         if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
-            state.readable.set(true);
-            state.reader.take().into_iter().for_each(Waker::wake);
+            state.has_come();
         }
         if flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR) {
             state.writable.set(true);
@@ -204,8 +324,7 @@ pub async fn attended<T>(main: impl Future<Output = T>) -> io::Result<T> {
     let waiter = waiter(&epoll)?;
     SOCKETS.with_borrow_mut(|sockets| sockets.epoll = Some(epoll.clone()));
     let (stop, stopped) = oneshot::channel();
-    let events = monoio::spawn(take_events(epoll, waiter, stopped));
-    monoio::spawn(posts::send_each_turn());
+    let events = monoio::spawn(turns(epoll, waiter, stopped));
     let result = main.await;
     posts::end();
     // A wait that outlives its runtime keeps the ring, and with it every descriptor that waits on it.
@@ -215,26 +334,68 @@ pub async fn attended<T>(main: impl Future<Output = T>) -> io::Result<T> {
     Ok(result)
 }
 
-async fn take_events(epoll: Rc<OwnedFd>, waiter: TcpStream, stopped: oneshot::Receiver<()>) {
+/// All turns of a runtime.
+async fn turns(epoll: Rc<OwnedFd>, waiter: TcpStream, mut stopped: oneshot::Receiver<()>) {
     let mut events = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
-    let mut stopped = pin!(stopped);
-    while let Either::Second(woken) = race(stopped.as_mut(), pin!(waiter.readable(false))).await {
-        match woken {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+    loop {
+        let mut waiting = pin!(waiter.readable(false));
+        let woken = poll_fn(|cx| {
+            // What was posted by tasks that something else woke.
+            posts::send_all();
+            posts::wake_to_send(cx.waker());
+            if Pin::new(&mut stopped).poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            waiting.as_mut().poll(cx).map(Some)
+        });
+        match woken.await {
+            None => return,
+            Some(Err(error)) if error.kind() != io::ErrorKind::Interrupted => {
                 // A worker that hears nothing any more is replaced; it must not seem to live.
                 panic!("cannot wait for sockets: {error}");
             }
-            _ => {}
+            Some(_) => {}
         }
-        loop {
-            const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-            let Ok((taken, _)) = epoll::wait(&*epoll, &mut events, Some(&NOW)) else { break };
-            SOCKETS.with_borrow(|sockets| taken.iter().for_each(|event| sockets.tell(event)));
-            if taken.len() < EVENTS {
+        for _ in 0..BUSY_TURNS_MAX {
+            let taken = take_events(&epoll, &mut events);
+            if taken == 0 {
+                break;
+            }
+            // Behind all tasks that are to run now.
+            yield_now().await;
+            posts::send_all();
+            if taken < BUSY_EVENTS {
                 break;
             }
         }
     }
+}
+
+/// Tell of all that happened; how many events that was.
+fn take_events(epoll: &OwnedFd, space: &mut [MaybeUninit<Event>; EVENTS]) -> usize {
+    const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut all = 0;
+    loop {
+        let Ok((taken, _)) = epoll::wait(epoll, &mut *space, Some(&NOW)) else { return all };
+        SOCKETS.with_borrow(|sockets| sockets.tell_all(taken));
+        all += taken.len();
+        // What is left would be told of by no edge.
+        if taken.len() < EVENTS {
+            return all;
+        }
+    }
+}
+
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The epoll as something that monoio can wait for: of its types, this one waits for a descriptor of any kind.

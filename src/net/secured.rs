@@ -55,7 +55,7 @@ impl Secured {
                 break;
             }
             if self.kept.borrow().is_empty() {
-                self.socket.readable().await;
+                self.socket.message().await;
             }
             let result = self.pump();
             if result.is_err() {
@@ -79,7 +79,7 @@ impl Secured {
     pub fn poll_readable(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         while self.state() == State::Quiet {
             if self.kept.borrow().is_empty() {
-                ready!(self.socket.poll_readable(cx));
+                ready!(self.socket.poll_message(cx));
             }
             if self.pump()? == State::Ready {
                 break;
@@ -186,7 +186,6 @@ impl Secured {
     fn pump(&self) -> io::Result<State> {
         let mut space = self.kept.take();
         if space.is_empty() {
-            space = Buffer::small();
             match self.socket.recv(&mut space) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(State::Quiet),
                 came => came?,

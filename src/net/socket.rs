@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::Buffer;
 use super::posts::{self, Mail};
-use super::ready::Readiness;
+use super::ready::{self, Readiness, Side};
 
 /// At most one read and one write are under way at a time; both may be, from two futures of one task.
 pub struct Socket {
@@ -27,8 +27,12 @@ pub struct Socket {
 impl Socket {
     /// A connection that was made.
     pub fn adopt(stream: StdStream) -> io::Result<Socket> {
+        Socket::enter(stream, Side::Client)
+    }
+
+    fn enter(stream: StdStream, side: Side) -> io::Result<Socket> {
         stream.set_nonblocking(true)?;
-        let ready = Readiness::of(stream.as_fd())?;
+        let ready = Readiness::of(stream.as_fd(), side)?;
         Ok(Socket { ready, stream })
     }
 
@@ -42,7 +46,7 @@ impl Socket {
             Err(Errno::INPROGRESS | Errno::INTR) => false,
             done => done.map(|()| true)?,
         };
-        let socket = Socket::adopt(socket)?;
+        let socket = Socket::enter(socket, Side::Upstream)?;
         if !made {
             socket.ready.writable(socket.fd()).await?;
             rustix::net::sockopt::socket_error(socket.fd())??;
@@ -60,40 +64,47 @@ impl Socket {
         self.ready.poll_readable(cx)
     }
 
+    /// The same where a message is read next, into a buffer without memory of its own: it may be read ahead.
+    pub async fn message(&self) {
+        poll_fn(|cx| self.poll_message(cx)).await;
+    }
+
+    /// The same for who polls by himself.
+    pub fn poll_message(&self, cx: &Context<'_>) -> Poll<()> {
+        self.ready.poll_message(cx)
+    }
+
     /// Whether nothing came that was not read, as far as is known.
     pub fn is_quiet(&self) -> bool {
         !self.ready.is_readable()
     }
 
-    /// Append to `buffer` what came; 0 at the end of input. Does not wait.
+    /// Append to `buffer` what came; 0 at the end of input. A buffer without memory becomes a small one. Does not wait.
     ///
     /// # Errors
     /// `WouldBlock` if nothing came yet.
     pub fn recv(&self, buffer: &mut Buffer) -> io::Result<usize> {
+        if let Some(taken) = self.ready.state().ahead(|ahead| ahead.move_to(buffer)) {
+            return Ok(taken?);
+        }
+        if buffer.has_no_memory() {
+            *buffer = Buffer::small();
+        }
         let room = buffer.read_room();
-        let memory = buffer.vec();
-        let spare = &mut memory.spare_capacity_mut()[..room];
-        let came = loop {
-            match rustix::net::recv(self.fd(), &mut *spare, RecvFlags::DONTWAIT) {
-                Ok(((came, _), _)) => break came.len(),
-                Err(Errno::INTR) => {}
-                Err(error) => {
-                    if error == Errno::AGAIN {
-                        self.ready.found_nothing();
-                    }
-                    return Err(error.into());
-                }
+        let came = match ready::recv(self.fd(), buffer, room) {
+            Ok(came) => came,
+            Err(error) => {
+                self.look_at(error);
+                return Err(error.into());
             }
         };
         if came < room {
-            self.ready.emptied();
+            self.ready.state().emptied();
         } else {
             // Filled to the brim: there may be more, or nothing. What is believed must be true, or a wait that ends at once
             // is waited for again and again.
             let _ = self.peek(&mut [0]);
         }
-        // SAFETY: the kernel wrote `came` bytes behind the old length, inside the capacity.
-        unsafe { memory.set_len(memory.len() + came) };
         Ok(came)
     }
 
@@ -102,20 +113,41 @@ impl Socket {
     /// # Errors
     /// As [`recv`](Socket::recv).
     pub fn peek(&self, space: &mut [u8]) -> io::Result<usize> {
+        let seen = self.ready.state().ahead(|ahead| {
+            let seen = ahead.len().min(space.len());
+            space[..seen].copy_from_slice(&ahead.bytes()[..seen]);
+            seen
+        });
+        if let Some(seen) = seen {
+            return Ok(seen?);
+        }
         match rustix::net::recv(self.fd(), space, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((came, _)) => Ok(came),
             Err(error) => {
-                if error == Errno::AGAIN {
-                    self.ready.found_nothing();
-                }
+                self.look_at(error);
                 Err(error.into())
             }
         }
     }
 
+    fn look_at(&self, error: Errno) {
+        if error == Errno::AGAIN {
+            self.ready.state().found_nothing();
+        }
+    }
+
     /// Take bytes that [`peek`](Socket::peek) has shown.
     pub fn take_peeked(&self, space: &mut [u8]) -> io::Result<()> {
-        let (taken, _) = rustix::net::recv(self.fd(), &mut *space, RecvFlags::DONTWAIT)?;
+        let ahead = self.ready.state().ahead(|ahead| {
+            let taken = ahead.len().min(space.len());
+            space[..taken].copy_from_slice(&ahead.bytes()[..taken]);
+            ahead.consume(taken);
+            taken
+        });
+        let taken = match ahead {
+            Some(taken) => taken?,
+            None => rustix::net::recv(self.fd(), &mut *space, RecvFlags::DONTWAIT)?.0,
+        };
         let _ = self.peek(&mut [0]);
         if taken == space.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }

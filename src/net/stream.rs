@@ -142,6 +142,17 @@ impl Stream {
         }
     }
 
+    /// The same where a message is read next, into a buffer without memory of its own: it may be read ahead.
+    pub async fn message(&self) -> io::Result<()> {
+        match self.io() {
+            Io::Plain(socket) => {
+                socket.message().await;
+                Ok(())
+            }
+            _ => self.readable().await,
+        }
+    }
+
     /// Append to `buffer` what came; 0 bytes at the end of input. Not over TLS.
     ///
     /// # Errors
@@ -153,10 +164,13 @@ impl Stream {
         }
     }
 
-    /// Append to `buffer` what arrives; 0 bytes at the end of input. Over TLS to an upstream it is dropped only if the
-    /// connection closes.
-    pub async fn read(&self, buffer: Buffer) -> (io::Result<usize>, Buffer) {
-        debug_assert!(buffer.room() > 0, "a read without room looks like the end of input");
+    /// Append to `buffer` what arrives; 0 bytes at the end of input. A buffer without memory becomes a small one. Over TLS to
+    /// an upstream it is dropped only if the connection closes.
+    pub async fn read(&self, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
+        if buffer.has_no_memory() && !matches!(self.io(), Io::Plain(_)) {
+            buffer = Buffer::small();
+        }
+        debug_assert!(buffer.room() > 0 || buffer.has_no_memory(), "a read without room looks like the end of input");
         match self.io() {
             Io::Plain(socket) => socket.read(buffer).await,
             Io::Tls(tls) => match tls.ahead.take() {

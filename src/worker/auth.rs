@@ -96,6 +96,15 @@ impl Caller {
         }
     }
 
+    /// Whether it is the same verdict, not only the same user.
+    pub fn is(&self, other: &Caller) -> bool {
+        match (self, other) {
+            (Caller::Anonymous, Caller::Anonymous) => true,
+            (Caller::Known(one), Caller::Known(other)) => Rc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
     pub fn principal(&self) -> Option<&Principal> {
         self.known().map(|known| &known.principal)
     }

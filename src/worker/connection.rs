@@ -71,7 +71,7 @@ impl Client {
     /// then. Nobody rests who has not got his last answer.
     async fn rest(&self, worker: &Worker, briefly: bool) -> Rest {
         loop {
-            let mut readable = pin!(self.stream.readable());
+            let mut readable = pin!(self.stream.message());
             let since = worker.ticks.get();
             let rest = poll_fn(|cx| {
                 if self.stream.is_stuck() {
@@ -406,12 +406,9 @@ async fn serve_requests(
     mut input: Buffer,
 ) -> Pause {
     loop {
-        if input.is_empty() {
-            input = Buffer::small();
-            // Until something is there the client is idle, whatever its connection seemed to be ready for.
-            if !matches!(fill(client, &mut input).await, Ok(1..)) {
-                return Pause::Over;
-            }
+        // Until something is there the client is idle, whatever its connection seemed to be ready for.
+        if input.is_empty() && !matches!(fill(client, &mut input).await, Ok(1..)) {
+            return Pause::Over;
         }
         client.flags.idle_by.set(0);
         let told = {
@@ -494,9 +491,11 @@ enum Rest {
 async fn next_head(client: &Client, plan: &Plan, input: &mut Buffer, scratch: &mut Scratch) -> Next {
     let (times, limits) = (&plan.timeouts, plan.limits.head);
     if scratch.limits == Some(limits) && scratch.head.stands_in(input.bytes(), scratch.bytes.bytes()) {
+        scratch.repeated.written.expect();
         return Next::Request;
     }
-    (scratch.limits, scratch.admitted) = (None, None);
+    scratch.limits = None;
+    scratch.repeated.forget();
     scratch.head.reset();
     let mut begun = None;
     let refusal = loop {

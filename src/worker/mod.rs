@@ -111,10 +111,25 @@ struct Scratch {
     /// in.
     bytes: Buffer,
     limits: Option<HeadLimits>,
-    /// What the guard found of it, by the view of this number.
-    admitted: Option<guard::Admitted>,
+    repeated: Repeated,
     peek: Peek,
     answer: ResponseHead,
+    shown: outbound::Shown,
+}
+
+/// What was found of a head, for requests of the same connection that repeat it.
+#[derive(Default)]
+struct Repeated {
+    admitted: Option<guard::Admitted>,
+    session: Option<session::Resumed>,
+    written: outbound::Written,
+}
+
+impl Repeated {
+    fn forget(&mut self) {
+        (self.admitted, self.session) = (None, None);
+        self.written.forget();
+    }
 }
 
 /// What a connection is doing: how a drain finds out whom to wake.
@@ -276,7 +291,8 @@ impl Worker {
 
     fn give_scratch(&self, mut scratch: Box<Scratch>) {
         scratch.bytes = Buffer::default();
-        (scratch.limits, scratch.admitted) = (None, None);
+        scratch.limits = None;
+        scratch.repeated.forget();
         let mut kept = self.scratch.borrow_mut();
         if kept.len() < SCRATCH_MAX {
             kept.push(scratch);

@@ -1,10 +1,13 @@
 //! The heads that leave, always rebuilt from parsed fields: a received framing field is never copied.
 
+use std::sync::Arc;
+
+use super::auth::Caller;
 use super::connection::Client;
 use super::cookies;
 use super::exchange::Exchange;
 use super::guard::Request;
-use super::session::Session;
+use super::session::{self, Session};
 use super::shared::Upstream;
 use crate::identity::Credential;
 use crate::telemetry::account::Account;
@@ -20,15 +23,95 @@ const VIA: &[u8] = b"1.1 shadowcat";
 /// What we usually add to a head, at most, bytes.
 pub const ADDED_BYTES: usize = 512;
 
-/// The head of a request as upstream gets it. `body` is the framing that we chose.
-pub fn request(
-    out: &mut Vec<u8>,
-    exchange: &Exchange<'_>,
-    upstream: &Upstream,
-    credential: Option<&Credential>,
-    session: Option<&Session>,
-    body: BodyLength,
-) {
+/// The head of a request as upstream got it, up to its framing: the next has the same if it repeats the request's head and
+/// nothing else that it is made of changed.
+#[derive(Default)]
+pub struct Written {
+    /// Two requests had the head: a third is expected.
+    is_expected: bool,
+    of: Option<Sources>,
+    head: Vec<u8>,
+}
+
+/// What such a head is made of besides the request's and what the connection is.
+struct Sources {
+    view: u64,
+    upstream: usize,
+    session: Option<session::Key>,
+    credential: Option<Arc<Credential>>,
+    caller: Caller,
+}
+
+impl Written {
+    /// The same head came again.
+    pub fn expect(&mut self) {
+        self.is_expected = true;
+    }
+
+    /// Another head came.
+    pub fn forget(&mut self) {
+        (self.is_expected, self.of) = (false, None);
+    }
+}
+
+/// Where a request goes, and what we add.
+pub struct Destination<'a> {
+    /// Place of the upstream in the view.
+    pub upstream: usize,
+    pub credential: Option<&'a Arc<Credential>>,
+    pub session: Option<&'a Session>,
+    /// The framing that we chose.
+    pub body: BodyLength,
+}
+
+impl Destination<'_> {
+    fn sources(&self, exchange: &Exchange<'_>) -> Sources {
+        Sources {
+            view: exchange.view.number,
+            upstream: self.upstream,
+            session: self.session.map(Session::key),
+            credential: self.credential.cloned(),
+            caller: exchange.caller.clone(),
+        }
+    }
+
+    fn is_made_of(&self, exchange: &Exchange<'_>, sources: &Sources) -> bool {
+        let same_credential = match (self.credential, &sources.credential) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        };
+        let same_session = match (self.session, &sources.session) {
+            (None, None) => true,
+            (Some(session), Some(key)) => session.is(key),
+            _ => false,
+        };
+        let same_place = sources.view == exchange.view.number && sources.upstream == self.upstream;
+        same_place && same_session && same_credential && sources.caller.is(exchange.caller)
+    }
+}
+
+/// The head of a request as upstream gets it; `written` is that of the request's head.
+pub fn request(out: &mut Vec<u8>, exchange: &Exchange<'_>, to: &Destination<'_>, written: &mut Written) {
+    // Each span has an id of its own.
+    let traced = exchange.account.trace.get().is_told_on();
+    match &written.of {
+        Some(sources) if !traced && to.is_made_of(exchange, sources) => out.extend_from_slice(&written.head),
+        _ => {
+            line_and_fields(out, exchange, to, traced);
+            if written.is_expected && !traced {
+                written.of = Some(to.sources(exchange));
+                written.head.clear();
+                written.head.extend_from_slice(out);
+            }
+        }
+    }
+    framing(out, exchange.request.method(), to.body);
+    encode::end(out);
+}
+
+fn line_and_fields(out: &mut Vec<u8>, exchange: &Exchange<'_>, to: &Destination<'_>, traced: bool) {
+    let (upstream, credential, session) = (&exchange.view.view.upstreams[to.upstream], to.credential, to.session);
     let (client, request, caller) = (exchange.client, exchange.request, exchange.caller);
     let plan = exchange.plan();
     let bytes = request.bytes;
@@ -43,7 +126,6 @@ pub fn request(
     let replaced = |name: &[u8]| credential.is_some_and(|own| own.field.as_bytes().eq_ignore_ascii_case(name));
     let api_key = plan.auth.as_ref().map(|auth| auth.api_key_header.as_bytes());
     let is_ours = |name: &[u8]| api_key.is_some_and(|own| own.eq_ignore_ascii_case(name)) || replaced(name);
-    let traced = exchange.account.trace.get().is_told_on();
     let browsers = plan.auth.as_ref().is_some_and(|auth| auth.login.is_some());
     let mut lines = Lines::new(out, bytes);
     for field in encode::forwardable(&request.head.fields, bytes) {
@@ -83,8 +165,6 @@ pub fn request(
     }
     forwarded(out, client, request);
     encode::field(out, b"Via", VIA);
-    framing(out, request.method(), body);
-    encode::end(out);
 }
 
 /// The span that upstream's own are below.
@@ -186,10 +266,30 @@ pub struct Delivery {
     pub http10: bool,
 }
 
-/// The head of upstream's answer as the client gets it. `session_id`: the id to show, ours.
-pub fn response(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8], session_id: Option<&[u8]>, delivery: Delivery) {
-    encode::status_line(out, head.status, head.reason.of(bytes));
-    let out = copy_fields(out, head, bytes);
+/// Status and fields of an answer as a client got them, for one with the same head.
+#[derive(Default)]
+pub struct Shown {
+    /// That of [`ResponseHead::number`].
+    number: u64,
+    head: Vec<u8>,
+}
+
+/// The head of upstream's answer as the client gets it. `session_id`: the id to show, ours. `shown` belongs to `head`.
+pub fn response(
+    out: &mut Vec<u8>,
+    head: &ResponseHead,
+    bytes: &[u8],
+    session_id: Option<&[u8]>,
+    delivery: Delivery,
+    shown: &mut Shown,
+) {
+    if shown.number != head.number {
+        shown.number = head.number;
+        shown.head.clear();
+        encode::status_line(&mut shown.head, head.status, head.reason.of(bytes));
+        copy_fields(&mut shown.head, head, bytes);
+    }
+    out.extend_from_slice(&shown.head);
     if let Some(id) = session_id {
         encode::field(out, header::SESSION_ID.as_bytes(), id);
     }

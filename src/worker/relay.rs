@@ -184,24 +184,15 @@ enum Interrupt {
     Timeout,
 }
 
-/// Read once from upstream; beside it the upload goes on and, if the answer takes its time, the client is watched.
+/// One read from upstream; beside it the upload goes on and, if the answer takes its time, the client is watched.
 /// `limit`: for this read, not counting the time that the upload takes.
 async fn read_upstream(
-    lease: &Lease,
-    buffer: impl FnOnce() -> Buffer,
+    read: impl Future<Output = (io::Result<usize>, Buffer)>,
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
     limit: Option<Duration>,
 ) -> Result<(io::Result<usize>, Buffer), Interrupt> {
-    let mut fill = pin!(async {
-        // A stream may be silent for hours and owns no buffer meanwhile; an answer's next bytes are on their way.
-        if limit.is_none()
-            && let Err(error) = lease.stream.readable().await
-        {
-            return (Err(error), Buffer::default());
-        }
-        lease.read(buffer).await
-    });
+    let mut fill = pin!(read);
     if upload.is_running() {
         match race(fill.as_mut(), pin!(upload.finish())).await {
             Either::First(read) => return Ok(read),
@@ -249,8 +240,8 @@ pub async fn answer_head(
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
 ) -> Result<Buffer, Unanswered> {
-    let begun_ms = exchange.worker.now_ms();
-    exchange.account.sent.set(Some(Instant::now()));
+    let begun = Instant::now();
+    exchange.account.sent.set(Some(begun));
     let limits = &exchange.plan().limits.head;
     let mut buffer: Option<Buffer> = None;
     let mut interims = 0;
@@ -284,13 +275,12 @@ pub async fn answer_head(
         // Upstream's time begins when it has the whole request.
         let waited = match upload.sent {
             _ if upload.is_running() || (interims == 0 && buffer.is_none()) => Duration::ZERO,
-            Some(sent) => sent.elapsed(),
-            None => Duration::from_millis(exchange.worker.now_ms().saturating_sub(begun_ms)),
+            sent => sent.unwrap_or(begun).elapsed(),
         };
         let limit = Some(patience(exchange.upstream_timeout().saturating_sub(waited), exchange.deadline));
         let silent = interims == 0 && buffer.is_none();
-        let have = buffer.take();
-        match read_upstream(lease, || have.unwrap_or_else(Buffer::small), upload, watch, limit).await {
+        let read = lease.read_message(buffer.take().unwrap_or_default());
+        match read_upstream(read, upload, watch, limit).await {
             Ok((Ok(1..), filled)) => buffer = Some(filled),
             Ok(_) => return Err(fail(Refusal::UPSTREAM_CLOSED, silent)),
             Err(Interrupt::Timeout) => return Err(fail(exchange.timeout_refusal(), silent)),
@@ -389,7 +379,7 @@ async fn pass_rest(
         let size = exchange.plan().stream_buffer_bytes;
         let fresh = || if is_stream { Buffer::small_streaming() } else { Buffer::streaming(size) };
         let limit = (!is_stream).then(|| patience(exchange.upstream_timeout(), exchange.deadline));
-        let (came, piece) = match read_upstream(lease, fresh, upload, watch, limit).await {
+        let (came, piece) = match read_upstream(lease.read(fresh), upload, watch, limit).await {
             Ok(read) => read,
             Err(Interrupt::Timeout) => return Err(exchange.timeout_refusal()),
             Err(Interrupt::Refused(refusal)) => return Err(refusal),

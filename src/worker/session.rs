@@ -57,6 +57,15 @@ impl Entry {
         Entry { record, epoch: Cell::new(epoch), checked_ms: Cell::new(checked_ms), place: Cell::new((0, None)) }
     }
 
+    /// Whether the store has nothing to add: no session ended since, and no touch is due.
+    fn is_fresh(&self, store: &Store, epoch: u64, now: u64) -> bool {
+        self.epoch.get() == epoch && !self.is_due(store, now)
+    }
+
+    fn is_due(&self, store: &Store, now: u64) -> bool {
+        now.saturating_sub(self.checked_ms.get()) >= store.touch_interval().as_millis() as u64
+    }
+
     /// Where its upstream stands in this view; `None`: it is gone.
     fn upstream(&self, view: &LocalView) -> Option<usize> {
         let (number, place) = self.place.get();
@@ -80,7 +89,37 @@ pub struct Session {
     in_target: Option<Span>,
 }
 
+/// See [`Session::key`]. An address alone could be that of another, later.
+pub struct Key(Rc<Entry>);
+
+/// The session that a head names by `Mcp-Session-Id`, for one that repeats it.
+pub struct Resumed {
+    id: SessionId,
+    entry: Rc<Entry>,
+    /// Who was found to own it.
+    caller: Caller,
+}
+
+impl Resumed {
+    /// As [`resume`] finds it, if nothing is to be asked of the store.
+    fn again(&self, worker: &Worker, view: &LocalView, caller: &Caller) -> Option<Session> {
+        let store = &worker.shared.store;
+        let is_known = self.caller.is(caller) && self.entry.is_fresh(store, store.ended_epoch(), store.now_ms());
+        let upstream = self.entry.upstream(view).filter(|_| is_known)?;
+        Some(Session { id: self.id, upstream: Some(upstream), entry: self.entry.clone(), in_target: None })
+    }
+}
+
 impl Session {
+    /// Tells it, as it is remembered now, from all others.
+    pub fn key(&self) -> Key {
+        Key(self.entry.clone())
+    }
+
+    pub fn is(&self, key: &Key) -> bool {
+        Rc::ptr_eq(&self.entry, &key.0)
+    }
+
     /// The store's `ended_epoch` when it was found.
     pub fn epoch(&self) -> u64 {
         self.entry.epoch.get()
@@ -108,7 +147,7 @@ impl Session {
     }
 }
 
-/// The session that the request names, `None` if it names none.
+/// The session that the request names, `None` if it names none; `memory` is that of its head.
 ///
 /// # Errors
 /// 404 for an unknown, expired or ended session, and for one whose upstream is gone; 400 for two ids.
@@ -118,10 +157,14 @@ pub fn resume(
     request: &Request<'_>,
     envelope: &Envelope,
     caller: &Caller,
+    memory: &mut Option<Resumed>,
 ) -> Result<Option<Session>, Refusal> {
     // Modern requests have no sessions; a header that looks like one is not passed on.
     if envelope.era == Era::Modern {
         return Ok(None);
+    }
+    if let Some(session) = memory.as_ref().and_then(|memory| memory.again(worker, view, caller)) {
+        return Ok(Some(session));
     }
     let (text, in_target) = match request.find(Name::McpSessionId) {
         Some(_) if request.head.fields.is_repeated(Name::McpSessionId) => return Err(Refusal::SESSION_HEADER),
@@ -144,6 +187,7 @@ pub fn resume(
         return Err(somebody_elses(id));
     }
     let upstream = entry.upstream(view);
+    *memory = in_target.is_none().then(|| Resumed { id, entry: entry.clone(), caller: caller.clone() });
     let session = Session { id, upstream, entry, in_target };
     if upstream.is_none() && session.initialize(view).is_none() {
         return Err(Refusal::SESSION_UNKNOWN);
@@ -198,12 +242,7 @@ impl Asked<'_> {
         let epoch = store.ended_epoch();
         let now = store.now_ms();
         let known = hot.known.borrow().get(&id).cloned();
-        let due =
-            |entry: &Entry| now.saturating_sub(entry.checked_ms.get()) >= store.touch_interval().as_millis() as u64;
-        if let Some(entry) = &known
-            && entry.epoch.get() == epoch
-            && !due(entry)
-        {
+        if known.as_deref().is_some_and(|entry| entry.is_fresh(store, epoch, now)) {
             return Ok(known);
         }
         let record = if id.is_derived() { self.look_up(known.as_deref()) } else { self.read() };
@@ -211,7 +250,7 @@ impl Asked<'_> {
             hot.known.borrow_mut().remove(&id);
             return Ok(None);
         };
-        let touch = known.as_deref().is_none_or(due);
+        let touch = known.as_deref().is_none_or(|entry| entry.is_due(store, now));
         let checked_ms = if touch { now } else { known.map_or(now, |entry| entry.checked_ms.get()) };
         if touch {
             store.touch(id);

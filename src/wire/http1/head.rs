@@ -70,7 +70,7 @@ pub struct RequestHead {
     searched: usize,
 }
 
-/// As [`RequestHead`], of an answer.
+/// As [`RequestHead`], of an answer. One that repeats the head before it is not parsed again.
 #[derive(Clone, Debug, Default)]
 pub struct ResponseHead {
     pub len: usize,
@@ -78,7 +78,12 @@ pub struct ResponseHead {
     pub reason: Span,
     pub version: Version,
     pub fields: Fields,
+    /// Of all that were parsed into this; a head that is the same but for the digits of its length keeps the number.
+    pub number: u64,
     searched: usize,
+    /// The bytes of the head that was parsed last, if they are few, and the limits that it kept.
+    before: Vec<u8>,
+    limits: Option<HeadLimits>,
 }
 
 /// Why a head is refused.
@@ -114,6 +119,8 @@ use HeadError::Malformed;
 const END: &[u8] = b"\r\n\r\n";
 /// Longest method, bytes.
 const METHOD_BYTES_MAX: usize = 32;
+/// Longest answer's head that is kept to be compared with the next, bytes.
+const REPEATED_BYTES_MAX: usize = 1024;
 const BARE_LINE_FEED: HeadError = Malformed("line feed without carriage return");
 
 impl RequestHead {
@@ -127,18 +134,7 @@ impl RequestHead {
     /// Whether `bytes` begin with the head of `before`, which this was parsed from, but for the digits of its length: then
     /// everything stands where it stood. Clients that keep a connection mostly send the same head again and again.
     pub fn stands_in(&self, bytes: &[u8], before: &[u8]) -> bool {
-        let Some(now) = bytes.get(..self.len).filter(|_| self.len > 0 && before.len() == self.len) else {
-            return false;
-        };
-        if !self.fields.has(Name::ContentLength) {
-            return now == before;
-        }
-        let digits = self.fields.first_of(Name::ContentLength).value;
-        let (start, end) = (digits.start as usize, (digits.start + digits.len) as usize);
-        now[..start] == before[..start]
-            && now[end..] == before[end..]
-            && now[start..end].iter().all(u8::is_ascii_digit)
-            && before[start..end].iter().all(u8::is_ascii_digit)
+        self.len > 0 && before.len() == self.len && repeats(&self.fields, bytes, before)
     }
 
     /// Parse the head at the start of `bytes`; call again with more bytes while `Incomplete`.
@@ -257,15 +253,28 @@ impl RequestHead {
 }
 
 impl ResponseHead {
-    /// Forget the last answer, keep the memory.
+    /// The next answer begins.
     pub fn reset(&mut self) {
-        self.len = 0;
         self.searched = 0;
-        self.fields.clear();
     }
 
-    /// Parse the head at the start of `bytes`; call again with more bytes while `Incomplete`.
+    /// Parse the head at the start of `bytes`; call again with more bytes while `Incomplete`. What is known of the head
+    /// before holds until this one is complete.
     pub fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Progress, HeadError> {
+        if self.limits == Some(*limits) && self.searched == 0 && repeats(&self.fields, bytes, &self.before) {
+            return Ok(Progress::Complete);
+        }
+        self.limits = None;
+        let progress = self.parse_anew(bytes, limits)?;
+        if progress == Progress::Complete && self.len <= REPEATED_BYTES_MAX {
+            self.before.clear();
+            self.before.extend_from_slice(&bytes[..self.len]);
+            self.limits = Some(*limits);
+        }
+        Ok(progress)
+    }
+
+    fn parse_anew(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Progress, HeadError> {
         const START: &[u8] = b"HTTP/1.";
         let known = bytes.len().min(START.len());
         if bytes[..known] != START[..known] {
@@ -307,6 +316,7 @@ impl ResponseHead {
         if !(100..600).contains(&status) {
             return Err(Malformed("status"));
         }
+        self.number += 1;
         self.len = end;
         self.status = status;
         self.version = if version == 0 { Version::Http10 } else { Version::Http11 };
@@ -322,6 +332,20 @@ impl ResponseHead {
     pub fn find<'a>(&self, bytes: &'a [u8], name: Name) -> Option<&'a [u8]> {
         self.fields.find(bytes, name)
     }
+}
+
+/// Whether `bytes` begin with the head `before`, which has these fields, but for the digits of its length.
+fn repeats(fields: &Fields, bytes: &[u8], before: &[u8]) -> bool {
+    let Some(now) = bytes.get(..before.len()) else { return false };
+    if !fields.has(Name::ContentLength) {
+        return now == before;
+    }
+    let digits = fields.first_of(Name::ContentLength).value;
+    let (start, end) = (digits.start as usize, (digits.start + digits.len) as usize);
+    now[..start] == before[..start]
+        && now[end..] == before[end..]
+        && now[start..end].iter().all(u8::is_ascii_digit)
+        && before[start..end].iter().all(u8::is_ascii_digit)
 }
 
 /// The parser takes a bare line feed for the end of a line: then it sees the end of the head before we do.

@@ -19,7 +19,7 @@ use super::flow::{Flow, Flowing, Flows, Streaming};
 use super::guard::{self, Request};
 use super::inspect::Inspect;
 use super::limit::{self, Subject};
-use super::outbound;
+use super::outbound::{self, Shown};
 use super::refusal::{self, Refusal};
 use super::relay::{self, Answer, Relayed, Upload, Watch};
 use super::session::{self, Birth, Session};
@@ -214,7 +214,7 @@ async fn story(
 ) -> Result<Told<Flowing>, Refusal> {
     let (account, begun) = (&open.account, open.account.begun);
     let plan = &view.view.plan;
-    let Scratch { head, bytes, admitted, peek, answer, .. } = scratch;
+    let Scratch { head, bytes, repeated, peek, answer, shown, .. } = scratch;
     // The head is kept for as long as the exchange lasts, the large buffer is not.
     let mut following = std::mem::take(input);
     bytes.keep_head(&following.bytes()[..head.len]);
@@ -223,7 +223,7 @@ async fn story(
         following = Buffer::default();
     }
     report::notice(open, head, bytes.bytes());
-    let request = guard::admit(view, client, head, bytes.bytes(), admitted)?;
+    let request = guard::admit(view, client, head, bytes.bytes(), &mut repeated.admitted)?;
     if let Some(page) = local::find(worker, view, &request) {
         let keep = Box::pin(local::answer(worker, view, client, &request, page, account)).await;
         *input = following;
@@ -259,7 +259,7 @@ async fn story(
     open.is_from(&caller);
     report::admit(open, &request, peek, &intake)?;
     auth::authorize(&view.view, client, &request, peek, intake.is_whole(), &caller)?;
-    let session = session::resume(worker, view, &request, &envelope, &caller)?;
+    let session = session::resume(worker, view, &request, &envelope, &caller, &mut repeated.session)?;
     account.session.set(session.as_ref().map(|session| session.id));
     tap::request(open, &request, &envelope, session.as_ref(), &intake);
     let (user, whole) = (caller.known(), intake.is_whole());
@@ -277,7 +277,7 @@ async fn story(
     loop {
         let lease = sending.lease(&exchange).await?;
         let mut watch = Watch::new(&exchange);
-        let mut upload = sending.send(&exchange, &lease, &peek).await;
+        let mut upload = sending.send(&exchange, &lease, &peek, &mut repeated.written).await;
         let answered = relay::answer_head(&exchange, &lease, answer, &mut upload, &mut watch).await;
         account.spoke(Instant::now());
         let bytes = match answered {
@@ -297,7 +297,7 @@ async fn story(
         }
         lease.heed_keep_alive(answer.find(bytes.bytes(), Name::KeepAlive));
         let initialize = sending.initialize(&exchange);
-        let parts = Parts { answer, bytes, session: session.as_ref(), reserved, initialize };
+        let parts = Parts { answer, shown, bytes, session: session.as_ref(), reserved, initialize };
         let End { after, reusable, flows } = finish(&exchange, standing, input, &lease, parts, upload, watch).await?;
         if let Some(flows) = flows {
             return Ok(Told::Flows(Box::new(Flowing { lease, flows, after, reusable })));
@@ -329,6 +329,7 @@ async fn show(
 /// An answer whose head was read, and what it may mean for a session.
 struct Parts<'a> {
     answer: &'a ResponseHead,
+    shown: &'a mut Shown,
     bytes: Buffer,
     session: Option<&'a Session>,
     reserved: Option<Reservation>,
@@ -354,7 +355,7 @@ async fn finish(
     mut upload: Upload<'_>,
     mut watch: Watch<'_>,
 ) -> Result<End, Refusal> {
-    let Parts { answer, bytes, session, mut reserved, initialize } = parts;
+    let Parts { answer, shown: memory, bytes, session, mut reserved, initialize } = parts;
     let (worker, request, client) = (exchange.worker, exchange.request, exchange.client);
     let cells = lease.cells();
     let blame = |refusal: Refusal| {
@@ -380,7 +381,7 @@ async fn finish(
     };
     let delivery = outbound::delivery(framed.body, request.head.version, keep, announced);
     let mut out = Buffer::for_message(bytes.len() + outbound::ADDED_BYTES);
-    outbound::response(out.vec(), answer, bytes.bytes(), shown.as_deref(), delivery);
+    outbound::response(out.vec(), answer, bytes.bytes(), shown.as_deref(), delivery, memory);
     tap::answer(exchange, exchange.name(lease), answer, bytes.bytes(), out.bytes(), is_stream);
     let streaming = is_stream.then(|| Streaming::begin(exchange, lease, session));
     if is_stream {

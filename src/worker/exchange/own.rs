@@ -28,7 +28,7 @@ pub(super) fn abandon(exchange: &Exchange<'_>, index: usize, upstream_session: &
         let Ok(lease) = upstream::lease(&worker, &view, wanted).await else { return };
         let _ = within(limit, async {
             let _ = lease.stream.write_all(out).await;
-            let _ = lease.read(Buffer::small).await;
+            let _ = lease.read_message(Buffer::default()).await;
         })
         .await;
     });
@@ -110,7 +110,7 @@ async fn read(exchange: &Exchange<'_>, lease: &Lease) -> Result<Option<Vec<u8>>,
 }
 
 async fn more(lease: &Lease, bytes: &mut Vec<u8>) -> Result<(), Refusal> {
-    let (read, buffer) = lease.read(Buffer::small).await;
+    let (read, buffer) = lease.read_message(Buffer::default()).await;
     match read {
         Ok(1..) if bytes.len() < ANSWER_BYTES_MAX => {
             bytes.extend_from_slice(buffer.bytes());

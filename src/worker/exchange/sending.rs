@@ -12,7 +12,7 @@ use crate::wire::http1::framing::BodyLength;
 use crate::wire::http1::head::Method;
 use crate::wire::json::Peek;
 use crate::worker::envelope::Intake;
-use crate::worker::outbound;
+use crate::worker::outbound::{self, Destination, Written};
 use crate::worker::refusal::Refusal;
 use crate::worker::relay::{Unanswered, Upload};
 use crate::worker::session::{self, Session};
@@ -184,17 +184,18 @@ impl<'a> Sending<'a> {
         exchange: &'b Exchange<'b>,
         lease: &'b Lease,
         peek: &'b RefCell<&mut Peek>,
+        written: &mut Written,
     ) -> Upload<'b> {
         let framing = match (self.was_streaming, exchange.request.body()) {
             (true, framing) => framing,
             (false, BodyLength::Empty) => BodyLength::Empty,
             (false, _) => BodyLength::Length(self.body.len() as u64),
         };
-        let upstream = &exchange.view.view.upstreams[lease.index];
         let session = self.moved().or(self.session);
+        let to = Destination { upstream: lease.index, credential: self.credential.as_ref(), session, body: framing };
         // What we add to the head is a few lines; what is longer after all only costs a larger allocation.
         let mut out = Buffer::for_message(exchange.request.head.len + self.body.len() + outbound::ADDED_BYTES);
-        outbound::request(out.vec(), exchange, upstream, self.credential.as_deref(), session, framing);
+        outbound::request(out.vec(), exchange, &to, written);
         let limit = exchange.upstream_timeout();
         if self.was_streaming && framing == BodyLength::Chunked && !self.body.is_empty() {
             let size = crate::wire::http1::encode::chunk_head(self.body.len());

@@ -72,6 +72,14 @@ impl Lease {
         self.stream.read(buffer()).await
     }
 
+    /// Read a message, or the rest of one of which `buffer` has the beginning.
+    pub async fn read_message(&self, buffer: Buffer) -> (io::Result<usize>, Buffer) {
+        if let Err(error) = self.stream.message().await {
+            return (Err(error), buffer);
+        }
+        self.stream.read(buffer).await
+    }
+
     /// Upstream answered, whatever it said.
     pub fn answered(&self, worker: &Worker, view: &LocalView) {
         let upstream = &view.view.upstreams[self.index];
