@@ -144,13 +144,11 @@ impl Stream {
 
     /// The same where a message is read next, into a buffer without memory of its own: it may be read ahead.
     pub async fn message(&self) -> io::Result<()> {
-        match self.io() {
-            Io::Plain(socket) => {
-                socket.message().await;
-                Ok(())
-            }
-            _ => self.readable().await,
-        }
+        poll_fn(|cx| match self.io() {
+            Io::Plain(socket) => socket.poll_message(cx).map(Ok),
+            _ => self.poll_readable(cx),
+        })
+        .await
     }
 
     /// Append to `buffer` what came; 0 bytes at the end of input. Not over TLS.
