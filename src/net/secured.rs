@@ -55,7 +55,7 @@ impl Secured {
                 break;
             }
             if self.kept.borrow().is_empty() {
-                self.socket.readable().await;
+                self.socket.message().await;
             }
             let result = self.pump();
             if result.is_err() {

@@ -65,6 +65,11 @@ impl Socket {
     }
 
     /// The same where a message is read next, into a buffer without memory of its own: it may be read ahead.
+    pub async fn message(&self) {
+        poll_fn(|cx| self.poll_message(cx)).await;
+    }
+
+    /// The same for who polls by himself.
     pub fn poll_message(&self, cx: &Context<'_>) -> Poll<()> {
         self.ready.poll_message(cx)
     }

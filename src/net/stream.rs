@@ -142,6 +142,15 @@ impl Stream {
         }
     }
 
+    /// The same where a message is read next, into a buffer without memory of its own: it may be read ahead.
+    pub async fn message(&self) -> io::Result<()> {
+        poll_fn(|cx| match self.io() {
+            Io::Plain(socket) => socket.poll_message(cx).map(Ok),
+            _ => self.poll_readable(cx),
+        })
+        .await
+    }
+
     /// Append to `buffer` what came; 0 bytes at the end of input. Not over TLS.
     ///
     /// # Errors
@@ -151,15 +160,6 @@ impl Stream {
             Io::Plain(socket) => socket.recv(buffer),
             _ => Err(gone()),
         }
-    }
-
-    /// The same where a message is read next, into a buffer without memory of its own: it may be read ahead.
-    pub async fn message(&self) -> io::Result<()> {
-        poll_fn(|cx| match self.io() {
-            Io::Plain(socket) => socket.poll_message(cx).map(Ok),
-            _ => self.poll_readable(cx),
-        })
-        .await
     }
 
     /// Append to `buffer` what arrives; 0 bytes at the end of input. A buffer without memory becomes a small one. Over TLS to

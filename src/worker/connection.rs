@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
@@ -53,16 +53,9 @@ impl Client {
         self.flags.write_by.set((fd, tick));
     }
 
-    /// Ready when the worker drains.
-    pub fn poll_drain(&self, worker: &Worker, cx: &Context<'_>) -> Poll<()> {
-        if worker.is_draining() {
-            return Poll::Ready(());
-        }
-        let mut waiting = self.flags.drain.borrow_mut();
-        if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            *waiting = Some(cx.waker().clone());
-        }
-        Poll::Pending
+    /// Be woken when the worker drains.
+    pub fn wake_at_drain(&self, waker: &Waker) {
+        self.flags.drain.replace(Some(waker.clone()));
     }
 
     /// Among those of this worker.

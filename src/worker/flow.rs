@@ -127,7 +127,7 @@ enum Came {
 }
 
 async fn pass(passage: &Passage<'_>, lease: &Lease, rest: &mut Rest, inspect: &mut Inspect) -> Result<(), Refusal> {
-    let (mut reading, mut watching) = (None, true);
+    let (mut reading, mut watching, mut is_told) = (None, true, false);
     while !rest.is_done() {
         let between_events = rest.is_between_events();
         let came = poll_fn(|cx| {
@@ -137,8 +137,11 @@ async fn pass(passage: &Passage<'_>, lease: &Lease, rest: &mut Rest, inspect: &m
             if poll_departure(passage.client, &mut watching, cx).is_ready() {
                 return Poll::Ready(Came::Departure);
             }
-            if between_events && passage.client.poll_drain(passage.worker, cx).is_ready() {
+            if between_events && passage.worker.is_draining() {
                 return Poll::Ready(Came::Drain);
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                passage.client.wake_at_drain(cx.waker());
             }
             Poll::Pending
         });

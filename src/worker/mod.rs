@@ -151,7 +151,7 @@ struct Flags {
     number: u64,
     client_fd: i32,
     phase: Cell<Phase>,
-    /// Whom to wake when a drain comes: an endless stream between two events.
+    /// Whom to wake when a drain comes: an endless stream, which ends between two events.
     drain: RefCell<Option<std::task::Waker>>,
     /// A descriptor that is being written to, and the tick at which that is given up (0: nothing is). A timer for each
     /// write would cost more than this look at all of them twice a second.
