@@ -124,21 +124,34 @@ impl RequestHead {
         self.fields.clear();
     }
 
-    /// Whether `bytes` begin with the head of `before`, which this was parsed from, but for the digits of its length: then
-    /// everything stands where it stood. Clients that keep a connection mostly send the same head again and again.
+    /// Whether `bytes` begin with the head of `before`, which this was parsed from, but for the digits of its length and what names
+    /// its session, its trace and itself: then everything stands where it stood. Clients that keep a connection mostly send the
+    /// same head again and again.
     pub fn stands_in(&self, bytes: &[u8], before: &[u8]) -> bool {
         let Some(now) = bytes.get(..self.len).filter(|_| self.len > 0 && before.len() == self.len) else {
             return false;
         };
-        if !self.fields.has(Name::ContentLength) {
-            return now == before;
+        now == before || self.differs_in_values(now, before)
+    }
+
+    fn differs_in_values(&self, now: &[u8], before: &[u8]) -> bool {
+        let mut equal = 0;
+        for field in self.fields.iter().filter(|field| field.value.len > 0) {
+            let may_be = match field.known {
+                Name::ContentLength if !self.fields.is_repeated(Name::ContentLength) => u8::is_ascii_digit,
+                // Nothing that is remembered of a head depends on these.
+                Name::McpSessionId | Name::Traceparent | Name::XRequestId => u8::is_ascii_graphic,
+                _ => continue,
+            };
+            let (start, end) = (field.value.start as usize, (field.value.start + field.value.len) as usize);
+            let (new, old) = (&now[start..end], &before[start..end]);
+            let fits = new == old || (new.iter().all(may_be) && old.iter().all(may_be));
+            if !fits || now[equal..start] != before[equal..start] {
+                return false;
+            }
+            equal = end;
         }
-        let digits = self.fields.first_of(Name::ContentLength).value;
-        let (start, end) = (digits.start as usize, (digits.start + digits.len) as usize);
-        now[..start] == before[..start]
-            && now[end..] == before[end..]
-            && now[start..end].iter().all(u8::is_ascii_digit)
-            && before[start..end].iter().all(u8::is_ascii_digit)
+        now[equal..] == before[equal..]
     }
 
     /// Parse the head at the start of `bytes`; call again with more bytes while `Incomplete`.

@@ -225,6 +225,36 @@ fn a_length_of_as_many_digits_leaves_the_rest_where_it_stood() {
 }
 
 #[test]
+fn a_head_stands_in_another_session_trace_or_request() {
+    let head = |session: &str, trace: &str, id: &str, origin: &str| {
+        let named = format!("Mcp-Session-Id: {session}\r\ntraceparent: {trace}\r\nX-Request-Id:{id}\r\n");
+        format!(
+            "POST / HTTP/1.1\r\nHost: a\r\n{named}Content-Length: 10\r\nOrigin: {origin}\r\nX-Request-Id: b\r\n\r\n"
+        )
+    };
+    let before = head("one", "00-1-01", " ", "a");
+    let (_, parsed) = request_in(&[], before.as_bytes());
+    for (session, trace, id, origin, same) in [
+        ("two", "00-2-00", " ", "a", true),
+        ("t o", "00-1-01", " ", "a", false),
+        (" wo", "00-1-01", " ", "a", false),
+        ("t\no", "00-1-01", " ", "a", false),
+        ("one", "00-1-0\x7f", " ", "a", false),
+        ("one", "00-1-\u{e4}", " ", "a", false),
+        ("four", "00-1-1", " ", "a", false),
+        // An empty value has no place of its own.
+        ("one", "00-1-01", "x", "a", false),
+        ("two", "00-1-01", " ", "b", false),
+    ] {
+        let now = head(session, trace, id, origin);
+        assert_eq!(parsed.stands_in(now.as_bytes(), before.as_bytes()), same, "{now:?}");
+        if same {
+            assert_eq!(view(&parsed, now.as_bytes()), view(&request_in(&[], now.as_bytes()).1, now.as_bytes()));
+        }
+    }
+}
+
+#[test]
 fn every_refusal_has_its_status() {
     for (text, status) in REFUSED {
         let verdict = request_in(&[], text.as_bytes()).0;
