@@ -151,6 +151,13 @@ impl Listener {
         self.waiter.readable(false).await
     }
 
+    /// Of the listeners on its address, be the one for connections whose packets arrive on this CPU; `None`: for those that the
+    /// kernel's hash gives it. Before Linux 6.2 the hash alone decides.
+    pub fn serve_cpu(&self, cpu: Option<u32>) {
+        // What the kernel takes for none is -1.
+        let _ = rustix::net::sockopt::set_socket_incoming_cpu(&self.queue, cpu.unwrap_or(u32::MAX));
+    }
+
     /// The next connection of the queue, `None` if it is empty; does not wait.
     pub fn accept(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
