@@ -107,18 +107,23 @@ def empty_logs(options: Options) -> None:
         log.write_text("")
 
 
-def edge(options: Options, others: list) -> list[Subject]:
-    tokens = idp(options, others)
-    begun = {}
+def edge(threads: int):
+    """A thread of the client is one user. Each is woken by itself, and so are batches smaller, whatever the proxy does of a request."""
 
-    def load(proxy: Running) -> dict:
-        if proxy.name not in begun:
-            begun[proxy.name] = callers(options, proxy, [(loads.session(proxy, token), token) for token in tokens])
-        empty_logs(options)
-        return loads.wrk(proxy, begun[proxy.name], 64, options.seconds, ["each", "call"], threads=USERS)
+    def subjects(options: Options, others: list) -> list[Subject]:
+        tokens = idp(options, others)
+        begun = {}
 
-    more = ("nginx-edge",) if "nginx" in options.peers else ()
-    return started(options, Setup(edge=True, log=True), demo(options, others), load, more=more)
+        def load(proxy: Running) -> dict:
+            if proxy.name not in begun:
+                begun[proxy.name] = callers(options, proxy, [(loads.session(proxy, token), token) for token in tokens])
+            empty_logs(options)
+            return loads.wrk(proxy, begun[proxy.name], 64, options.seconds, ["each", "call"], threads=threads)
+
+        more = ("nginx-edge",) if "nginx" in options.peers else ()
+        return started(options, Setup(edge=True, log=True), demo(options, others), load, more=more)
+
+    return subjects
 
 
 def handshakes(kind: str, group: str):
@@ -273,7 +278,8 @@ CASES = {
     "post256": Case("256 connections", NS, 0.70, 0.58, post(256)),
     "post16": Case("16 connections", NS, 1.0, 0.85, post(16)),
     "post1": Case("1 connection", NS, 1.0, 0.85, post(1)),
-    "auth": Case("with JWT, a limit for each user, access log", NS, 0.82, 0.72, edge),
+    "auth": Case("with JWT, a limit for each user, access log", NS, 0.82, 0.72, edge(USERS)),
+    "auth-one": Case("the same from one client thread, as post64", NS, 0.82, 0.72, edge(1)),
     "tls": Case("over TLS 1.3, 64 connections", NS, 0.85, 0.75, post(64, setup=Setup(tls=True))),
     "handshake-full": Case("TLS 1.3 handshake, full, X25519", "CPU ns a connection", 0.88, 0.75, handshakes("full", "x25519")),
     "handshake-resumed": Case("TLS 1.3 handshake, resumed, X25519", "CPU ns a connection", 0.75, 0.5, handshakes("resumed", "x25519")),

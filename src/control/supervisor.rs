@@ -83,7 +83,8 @@ pub struct Start {
 pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result<Outcome> {
     let Start { plan, source, store, logs, recorder, started, faults, manager, passed } = start;
     let descriptors_allow = raise_descriptor_limit(&plan);
-    let (address, listeners) = match passed.is_empty() {
+    let owns_listeners = passed.is_empty();
+    let (address, listeners) = match owns_listeners {
         true => listener::bind(plan.bind, plan.workers).map_err(|error| cannot_bind(plan.bind.to_string(), error))?,
         false => listener::adopt(passed, plan.bind, plan.workers)?,
     };
@@ -119,7 +120,7 @@ pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result
     let publisher = publisher::start(shared.clone(), source, health, manager.clone())?;
     let desk = Desk { shared: shared.clone(), publisher: publisher.clone(), signals: signal, log, address };
     let _admin = admin::start(&plan.admin, &Arc::new(desk))?;
-    let mut fleet = Fleet { shared, plan, listeners, events, publisher, manager, alive: 0 };
+    let mut fleet = Fleet { shared, plan, listeners, owns_listeners, events, publisher, manager, alive: 0 };
     for index in 0..fleet.plan.workers {
         fleet.start(index)?;
     }
@@ -160,6 +161,8 @@ struct Fleet {
     plan: Arc<Plan>,
     /// Kept so that a restarted worker finds its queue; emptied by the drain.
     listeners: Vec<TcpListener>,
+    /// Each has a queue of its own; false for a socket that was passed.
+    owns_listeners: bool,
     events: Sender<Event>,
     publisher: Trigger,
     manager: ServiceManager,
@@ -172,9 +175,10 @@ impl Fleet {
         let (tell, inbox) = mpsc::unbounded();
         *self.shared.inboxes[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(tell);
         let (shared, plan, events) = (self.shared.clone(), self.plan.clone(), self.events.clone());
+        let owns_listeners = self.owns_listeners;
         thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             let mut farewell = Farewell { index, events: events.clone(), orderly: false };
-            pin(index, plan.workers);
+            let cpu = pin(index, plan.workers).filter(|_| owns_listeners);
             let choice = match plan.driver {
                 DriverChoice::Auto => driver::Choice::Auto,
                 DriverChoice::IoUring => driver::Choice::IoUring,
@@ -182,7 +186,7 @@ impl Fleet {
             };
             let ready = events.clone();
             let result = driver::run(choice, move |driver| {
-                worker::run(index, driver, shared, listener, inbox, move || {
+                worker::run(index, driver, shared, worker::Place { listener, cpu }, inbox, move || {
                     let _ = ready.send(Event::Ready(driver));
                 })
             });
@@ -337,16 +341,18 @@ fn signals() -> io::Result<(Sender<i32>, Receiver<i32>)> {
 }
 
 /// Worker `index` on a CPU of its own, where there are enough.
-fn pin(index: usize, workers: usize) {
+fn pin(index: usize, workers: usize) -> Option<u32> {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let allowed = sched_getaffinity(None).ok()?;
     let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
     if workers > cpus.len() {
-        return;
+        return None;
     }
     let mut one = CpuSet::new();
     one.set(cpus[index]);
     if let Err(error) = sched_setaffinity(None, &one) {
         tracing::debug!(index, %error, "cannot pin a worker to a CPU");
+        return None;
     }
+    u32::try_from(cpus[index]).ok()
 }

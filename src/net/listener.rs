@@ -151,6 +151,12 @@ impl Listener {
         self.waiter.readable(false).await
     }
 
+    /// Of the listeners on its address, be the one for connections whose packets arrive on this CPU. Before Linux 6.2 the
+    /// kernel's hash alone decides.
+    pub fn serve_cpu(&self, cpu: u32) {
+        let _ = rustix::net::sockopt::set_socket_incoming_cpu(&self.queue, cpu);
+    }
+
     /// The next connection of the queue, `None` if it is empty; does not wait.
     pub fn accept(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

@@ -1,4 +1,8 @@
-//! The accept loop: a cap, a pause when descriptors run out, and a hand-over where one worker got too many.
+//! The accept loop: a cap, a pause when descriptors run out, and a fair share for each worker.
+//!
+//! A worker that has a CPU to itself takes the connections whose packets arrive there, so that what one client sends and gets
+//! stays in one cache (`docs/adr/0021-connections-stay-on-their-cpu.md`). One that has well more than its share hands new ones
+//! over.
 
 use std::io;
 use std::net::TcpListener as StdListener;
@@ -32,25 +36,35 @@ impl Accepting {
     }
 }
 
-pub fn start(worker: &Rc<Worker>, listener: StdListener) -> Accepting {
+/// Where a worker gets its connections.
+pub struct Place {
+    pub listener: StdListener,
+    /// The CPU that its thread runs on, if that is one alone and the listener is its own.
+    pub cpu: Option<u32>,
+}
+
+pub fn start(worker: &Rc<Worker>, place: Place) -> Accepting {
     let (stop, stopped) = oneshot::channel();
     let (done, ended) = oneshot::channel();
     let worker = worker.clone();
     net::spawn(async move {
-        run(worker, listener, stopped).await;
+        run(worker, place, stopped).await;
         let _ = done.send(());
     });
     Accepting { stop, ended }
 }
 
-async fn run(worker: Rc<Worker>, listener: StdListener, stopped: oneshot::Receiver<()>) {
-    let listener = match Listener::adopt(&listener) {
+async fn run(worker: Rc<Worker>, place: Place, stopped: oneshot::Receiver<()>) {
+    let listener = match Listener::adopt(&place.listener) {
         Ok(adopted) => adopted,
         Err(error) => {
             tracing::error!(worker = worker.index, %error, "cannot listen");
             return;
         }
     };
+    if let Some(cpu) = place.cpu.filter(|_| worker.shared.workers.len() > 1) {
+        listener.serve_cpu(cpu);
+    }
     let mut stopped = pin!(stopped);
     loop {
         let ready = match race(stopped.as_mut(), pin!(listener.ready())).await {
@@ -82,7 +96,7 @@ fn accept_batch(worker: &Rc<Worker>, listener: &Listener) -> bool {
             Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => return false,
             Ok(Some((stream, peer))) => {
                 worker.cells.accepted.add(1);
-                match less_busy(worker, total as u64) {
+                match less_busy(worker, total) {
                     Some(other) => hand_over(worker, other, stream, peer),
                     None => connection::start(worker, stream, peer),
                 }
@@ -98,15 +112,20 @@ fn accept_batch(worker: &Rc<Worker>, listener: &Listener) -> bool {
     true
 }
 
-/// The kernel hashes connections over the workers, and long streams stay where they fell: a worker well above the mean
-/// gives new ones away.
-fn less_busy(worker: &Worker, total: u64) -> Option<usize> {
-    let workers = &worker.shared.workers;
-    let mean = total / workers.len() as u64;
-    if worker.cells.connections.value() <= mean + mean / 4 + 8 {
+/// Whether a worker has well more than its share of `total` connections. Neither the kernel's hash nor the CPUs of packets are
+/// fair, and long streams stay where they fell.
+fn has_too_many(worker: &Worker, total: usize) -> bool {
+    let mean = (total / worker.shared.workers.len()) as u64;
+    worker.cells.connections.value() > mean + mean / 4 + 2
+}
+
+/// Whom a worker that has too many gives a new one.
+fn less_busy(worker: &Worker, total: usize) -> Option<usize> {
+    if !has_too_many(worker, total) {
         return None;
     }
-    let (index, _) = workers.iter().enumerate().min_by_key(|(_, cells)| cells.connections.value())?;
+    let workers = worker.shared.workers.iter().enumerate();
+    let (index, _) = workers.min_by_key(|(_, cells)| cells.connections.value())?;
     (index != worker.index).then_some(index)
 }
 

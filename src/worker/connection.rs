@@ -20,7 +20,7 @@ use super::refusal::Refusal;
 use super::{Flags, Phase, Scratch, Worker, account, auth, refusal};
 use crate::config::plan::Plan;
 use crate::net::{self, Buffer, Stream, within};
-use crate::wire::http1::head;
+use crate::wire::http1::head::{self, Repeats};
 use crate::wire::proxy_protocol::{self, Progress};
 
 /// How long and how much we still read from a client that we told to close, so that it gets to read our answer before
@@ -490,10 +490,22 @@ enum Rest {
 /// Read until the head of the request is complete, and keep it.
 async fn next_head(client: &Client, plan: &Plan, input: &mut Buffer, scratch: &mut Scratch) -> Next {
     let (times, limits) = (&plan.timeouts, plan.limits.head);
-    if scratch.limits == Some(limits) && scratch.head.stands_in(input.bytes(), scratch.bytes.bytes()) {
-        scratch.head.restate(input.bytes(), scratch.bytes.bytes_mut());
-        scratch.repeated.written.expect();
-        return Next::Request;
+    let repeats = match scratch.limits == Some(limits) {
+        true => scratch.head.repeats(input.bytes(), scratch.bytes.bytes()),
+        false => Repeats::Nothing,
+    };
+    match repeats {
+        Repeats::All => {
+            scratch.head.restate(input.bytes(), scratch.bytes.bytes_mut());
+            scratch.repeated.written.expect();
+            return Next::Request;
+        }
+        Repeats::Form => {
+            scratch.bytes.keep_head(&input.bytes()[..scratch.head.len]);
+            scratch.repeated.forget_values();
+            return Next::Request;
+        }
+        Repeats::Nothing => {}
     }
     scratch.limits = None;
     scratch.repeated.forget();

@@ -83,8 +83,8 @@ impl<'a> Request<'a> {
     }
 }
 
-/// What a head that was let in came to, for one that is the same but for the digits of its length: it depends on nothing but the
-/// head, the client and the view.
+/// What a head that was let in came to, for one of the same form ([`Repeats`](crate::wire::http1::head::Repeats)): it depends on nothing but what
+/// is equal in both, the client and the view.
 #[derive(Clone, Copy)]
 pub struct Admitted {
     view: u64,

@@ -63,6 +63,7 @@ use crate::telemetry::tally::Mirror;
 use crate::telemetry::{CallCells, WorkerCells};
 use crate::wire::http1::head::{HeadLimits, RequestHead, ResponseHead};
 use crate::wire::json::Peek;
+pub use accept::Place;
 pub use auth::Gate;
 pub use limit::{RateLimits, Rules};
 pub use shared::{Command, Page, Shared, Upstream, View};
@@ -127,7 +128,13 @@ struct Repeated {
 
 impl Repeated {
     fn forget(&mut self) {
-        (self.admitted, self.session) = (None, None);
+        self.admitted = None;
+        self.forget_values();
+    }
+
+    /// The head has the form that it had, and says something else.
+    fn forget_values(&mut self) {
+        self.session = None;
         self.written.forget();
     }
 }
@@ -167,7 +174,7 @@ pub async fn run(
     index: usize,
     driver: Driver,
     shared: Arc<Shared>,
-    listener: std::net::TcpListener,
+    place: Place,
     mut inbox: UnboundedReceiver<Command>,
     ready: impl FnOnce(),
 ) {
@@ -175,7 +182,7 @@ pub async fn run(
     shared.registry.runs_on(index, driver.name(), driver.flags(), thread.unsigned_abs().into());
     let worker = Rc::new(Worker::new(index, shared));
     let _mourner = Mourner(worker.clone());
-    let accepting = accept::start(&worker, listener);
+    let accepting = accept::start(&worker, place);
     net::spawn(housekeeping(worker.clone()));
     ready();
     while let Ok(command) = inbox.recv().await {

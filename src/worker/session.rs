@@ -20,6 +20,7 @@ use crate::base::{SessionId, SessionMap, Span};
 use crate::config::plan::SessionPlan;
 use crate::net::stream;
 use crate::store::{Found, Principal, Record, Reservation, Store, Transport};
+use crate::telemetry::text::Text;
 use crate::wire::http1::head::{Method, Name};
 use crate::wire::mcp::Era;
 use crate::wire::sealed::{self, Contents};
@@ -29,6 +30,9 @@ use crate::wire::sse;
 const HOT_MAX: usize = 131_072;
 /// Names of the query parameter that carries a 2024-11-05 session; with one of these an unknown id is 404.
 const PARAMETERS: [&[u8]; 3] = [b"sessionId", b"session_id", b"sessionid"];
+
+/// Upstream's ids are rarely longer (a UUID as text has 36).
+const BRIEF_BYTES: usize = 38;
 
 /// Longest version of the protocol that is remembered, bytes.
 const PROTOCOL_MAX: usize = 32;
@@ -42,19 +46,50 @@ pub struct Hot {
     kept_alive_ms: Cell<u64>,
 }
 
+/// What each request asks for stands in two cache lines, since of many sessions none is in a cache.
 struct Entry {
-    record: Record,
     /// The store's `ended_epoch` before the store was asked.
     epoch: Cell<u64>,
     /// Store time of the latest question, which was also a touch.
     checked_ms: Cell<u64>,
     /// Where its upstream stands in the view of this number.
-    place: Cell<(u64, Option<usize>)>,
+    place: Cell<(u64, Option<u32>)>,
+    /// Upstream's own id; empty if it is longer, and stands in the record alone.
+    brief: Text<BRIEF_BYTES>,
+    /// The id travels in the query (2024-11-05).
+    by_query: bool,
+    has_owner: bool,
+    record: Box<Record>,
 }
 
 impl Entry {
     fn new(record: Record, epoch: u64, checked_ms: u64) -> Entry {
-        Entry { record, epoch: Cell::new(epoch), checked_ms: Cell::new(checked_ms), place: Cell::new((0, None)) }
+        const { assert!(size_of::<Entry>() + 2 * size_of::<usize>() <= 112, "the counts of its `Rc` included") }
+        let id = record.upstream_session.as_bytes();
+        Entry {
+            epoch: Cell::new(epoch),
+            checked_ms: Cell::new(checked_ms),
+            place: Cell::new((0, None)),
+            brief: if id.len() <= BRIEF_BYTES { Text::of(id) } else { Text::NONE },
+            by_query: matches!(record.transport, Transport::HttpSse { .. }),
+            has_owner: record.principal.is_some(),
+            record: Box::new(record),
+        }
+    }
+
+    /// Upstream's own id.
+    fn upstream_session(&self) -> &[u8] {
+        if self.brief.is_empty() { self.record.upstream_session.as_bytes() } else { self.brief.bytes() }
+    }
+
+    /// A session belongs to issuer and subject of the one who began it.
+    fn is_owned_by(&self, caller: &Caller) -> bool {
+        let owner = if self.has_owner { self.record.principal.as_ref() } else { None };
+        match (owner, caller.principal()) {
+            (None, None) => true,
+            (Some(owner), Some(caller)) => *owner.issuer == *caller.issuer && *owner.subject == *caller.subject,
+            _ => false,
+        }
     }
 
     /// Whether the store has nothing to add: no session ended since, and no touch is due.
@@ -70,10 +105,10 @@ impl Entry {
     fn upstream(&self, view: &LocalView) -> Option<usize> {
         let (number, place) = self.place.get();
         if number == view.number {
-            return place;
+            return place.map(|place| place as usize);
         }
         let place = view.view.upstream_of(&self.record.upstream);
-        self.place.set((view.number, place));
+        self.place.set((view.number, place.map(|place| place as u32)));
         place
     }
 }
@@ -127,15 +162,13 @@ impl Session {
 
     /// Upstream's own id, for the `Mcp-Session-Id` header; `None` for a 2024-11-05 session.
     pub fn header_value(&self) -> Option<&[u8]> {
-        match self.entry.record.transport {
-            Transport::StreamableHttp => Some(self.entry.record.upstream_session.as_bytes()),
-            Transport::HttpSse { .. } => None,
-        }
+        (!self.entry.by_query).then(|| self.entry.upstream_session())
     }
 
     /// What the session began with, where it may begin anew with that.
     pub fn initialize(&self, view: &LocalView) -> Option<&str> {
-        self.entry.record.initialize.as_deref().filter(|_| view.view.plan.session.reinitialize)
+        // Looked at last: hardly any session has it.
+        if view.view.plan.session.reinitialize { self.entry.record.initialize.as_deref() } else { None }
     }
 
     /// The target with upstream's own id in the place of ours (2024-11-05).
@@ -143,7 +176,7 @@ impl Session {
         let span = self.in_target?;
         let end = (span.start + span.len) as usize;
         let before = &target[..span.start as usize];
-        Some([before, self.entry.record.upstream_session.as_bytes(), &target[end..]].concat())
+        Some([before, self.entry.upstream_session(), &target[end..]].concat())
     }
 }
 
@@ -179,11 +212,10 @@ pub fn resume(
     let id = name_of(text, &view.view.plan.session).ok_or(Refusal::SESSION_UNKNOWN)?;
     let asked = Asked { worker, view, caller, id, text };
     let entry = asked.find()?.ok_or(Refusal::SESSION_UNKNOWN)?;
-    let by_query = matches!(entry.record.transport, Transport::HttpSse { .. });
-    if by_query != in_target.is_some() {
+    if entry.by_query != in_target.is_some() {
         return Err(Refusal::SESSION_UNKNOWN);
     }
-    if !is_owned_by(&entry.record, caller) {
+    if !entry.is_owned_by(caller) {
         return Err(somebody_elses(id));
     }
     let upstream = entry.upstream(view);
@@ -210,15 +242,6 @@ fn name_of(text: &[u8], plan: &SessionPlan) -> Option<SessionId> {
 fn somebody_elses(id: SessionId) -> Refusal {
     tracing::info!(session = ?id, "refused somebody else's session");
     Refusal::SESSION_UNKNOWN
-}
-
-/// A session belongs to issuer and subject of the one who began it.
-fn is_owned_by(record: &Record, caller: &Caller) -> bool {
-    match (&record.principal, caller.principal()) {
-        (None, None) => true,
-        (Some(owner), Some(caller)) => *owner.issuer == *caller.issuer && *owner.subject == *caller.subject,
-        _ => false,
-    }
 }
 
 /// Where the id of a 2024-11-05 session stands in the query.
@@ -275,7 +298,7 @@ impl Asked<'_> {
         let record = match (found, known) {
             (Found::Live(record), _) => return Ok(Some(record)),
             (Found::Ended, _) => return Ok(None),
-            (Found::Unknown, Some(entry)) => Record { seen_ms: store.now_ms(), ..entry.record.clone() },
+            (Found::Unknown, Some(entry)) => Record { seen_ms: store.now_ms(), ..Record::clone(&entry.record) },
             (Found::Unknown, None) => match self.open()? {
                 Some(record) => record,
                 None => return Ok(None),
@@ -523,7 +546,7 @@ pub async fn relocate(
     let record = Record {
         upstream: key_of(view, upstream).to_owned(),
         upstream_session: String::from_utf8_lossy(upstream_session).into_owned(),
-        ..old.clone()
+        ..Record::clone(old)
     };
     let store = &worker.shared.store;
     store.relocate(session.id, record, from).await.map_err(|error| {

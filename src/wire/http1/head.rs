@@ -51,6 +51,17 @@ pub enum Progress {
     Complete,
 }
 
+/// What a head has in common with the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeats {
+    Nothing,
+    /// Everything stands where it stood, and differs at most in the digits of the length and in what names its session, its
+    /// trace and itself.
+    Form,
+    /// It is the same but for the digits of its length.
+    All,
+}
+
 /// Reused from request to request: parsing in the steady state allocates nothing.
 #[derive(Clone, Debug, Default)]
 pub struct RequestHead {
@@ -131,13 +142,41 @@ impl RequestHead {
         self.fields.clear();
     }
 
-    /// Whether `bytes` begin with the head of `before`, which this was parsed from, but for the digits of its length: then
-    /// everything stands where it stood. Clients that keep a connection mostly send the same head again and again.
-    pub fn stands_in(&self, bytes: &[u8], before: &[u8]) -> bool {
-        self.len > 0 && before.len() == self.len && repeats(&self.fields, bytes, before)
+    /// What the head of `bytes` has in common with `before`, which this was parsed from. Clients that keep a connection mostly
+    /// send the same head again and again.
+    pub fn repeats(&self, bytes: &[u8], before: &[u8]) -> Repeats {
+        if self.len == 0 || before.len() != self.len {
+            Repeats::Nothing
+        } else if repeats(&self.fields, bytes, before) {
+            Repeats::All
+        } else if self.differs_in_values(bytes, before) {
+            Repeats::Form
+        } else {
+            Repeats::Nothing
+        }
     }
 
-    /// Let `before` be what the head says now, in whose bytes it stands (see [`stands_in`](RequestHead::stands_in)).
+    fn differs_in_values(&self, bytes: &[u8], before: &[u8]) -> bool {
+        let Some(now) = bytes.get(..self.len) else { return false };
+        let mut equal = 0;
+        for field in self.fields.iter().filter(|field| field.value.len > 0) {
+            let may_be = match field.known {
+                Name::ContentLength if !self.fields.is_repeated(Name::ContentLength) => u8::is_ascii_digit,
+                Name::McpSessionId | Name::Traceparent | Name::XRequestId => u8::is_ascii_graphic,
+                _ => continue,
+            };
+            let (start, end) = (field.value.start as usize, (field.value.start + field.value.len) as usize);
+            let (new, old) = (&now[start..end], &before[start..end]);
+            let fits = new == old || (new.iter().all(may_be) && old.iter().all(may_be));
+            if !fits || now[equal..start] != before[equal..start] {
+                return false;
+            }
+            equal = end;
+        }
+        now[equal..] == before[equal..]
+    }
+
+    /// Let `before` be what the head says now, which repeats [all](Repeats::All) of it.
     pub fn restate(&self, bytes: &[u8], before: &mut [u8]) {
         if self.fields.has(Name::ContentLength) {
             let digits = self.fields.first_of(Name::ContentLength).value;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::body::{BodyDecoder, BodyError};
 use super::encode;
 use super::framing::{self, BodyLength, FramingError};
-use super::head::{HeadError, HeadLimits, Method, Name, Progress, RequestHead, ResponseHead, Version};
+use super::head::{HeadError, HeadLimits, Method, Name, Progress, Repeats, RequestHead, ResponseHead, Version};
 
 const LIMITS: HeadLimits = HeadLimits { head_bytes: 2048, fields: 20, target_bytes: 256 };
 
@@ -120,14 +120,14 @@ proptest! {
             bytes[at] = byte;
         }
         let (verdict, fresh) = request_in(&[], &bytes);
-        if head.stands_in(&bytes, &before[..head.len]) {
+        if head.repeats(&bytes, &before[..head.len]) != Repeats::Nothing {
             prop_assert_eq!(verdict, Ok(Progress::Complete));
             prop_assert_eq!(fresh.len, head.len);
             prop_assert_eq!(view(&fresh, &bytes), view(&head, &bytes));
         } else {
             prop_assert_ne!(&bytes[..head.len], &before[..head.len]);
         }
-        prop_assert!(!RequestHead::default().stands_in(&bytes, before));
+        prop_assert_eq!(RequestHead::default().repeats(&bytes, before), Repeats::Nothing);
     }
 
     #[test]
@@ -151,6 +151,31 @@ proptest! {
         };
         prop_assert!(parse(&[]).starts_with("Some(Ok(Complete))"));
         prop_assert_eq!(parse(&[]), parse(&cuts));
+    }
+
+    #[test]
+    fn an_answer_head_is_the_same_whatever_came_before_it(
+        texts in proptest::collection::vec(proptest::sample::select(ANSWERS.to_vec()), 1..6),
+        digit in 0u8..10,
+    ) {
+        let mut kept = ResponseHead::default();
+        for text in texts {
+            // A repeated head, but for its length, is among them as well.
+            let text = text.replace("Content-Length: 2", &format!("Content-Length: {digit}"));
+            let bytes = text.as_bytes();
+            kept.reset();
+            let mut fresh = ResponseHead::default();
+            prop_assert_eq!(kept.parse(bytes, &LIMITS), fresh.parse(bytes, &LIMITS));
+            let told = |head: &ResponseHead| {
+                let fields: Vec<_> = head.fields.iter().map(|f| (f.known, f.name.of(bytes), f.value.of(bytes))).collect();
+                format!("{} {} {:?} {fields:?} {:?}", head.status, head.len, head.version, framing::response(head, bytes, Method::Get))
+            };
+            prop_assert_eq!(told(&kept), told(&fresh));
+            // With less allowed it is refused, however well it is known.
+            let strict = HeadLimits { fields: 0, ..LIMITS };
+            let refused = kept.clone().parse(bytes, &strict);
+            prop_assert_eq!(refused, ResponseHead::default().parse(bytes, &strict));
+        }
     }
 
     #[test]
@@ -216,12 +241,48 @@ fn a_length_of_as_many_digits_leaves_the_rest_where_it_stood() {
     let before = head("10");
     let (_, parsed) = request_in(&[], before.as_bytes());
     for (length, same) in [("10", true), ("99", true), ("9", false), ("100", false), ("1x", false), ("+1", false)] {
-        assert_eq!(parsed.stands_in(head(length).as_bytes(), before.as_bytes()), same, "{length}");
+        let repeats = if same { Repeats::All } else { Repeats::Nothing };
+        assert_eq!(parsed.repeats(head(length).as_bytes(), before.as_bytes()), repeats, "{length}");
     }
     let longer = head("25") + "body";
-    assert!(parsed.stands_in(longer.as_bytes(), before.as_bytes()));
+    assert_eq!(parsed.repeats(longer.as_bytes(), before.as_bytes()), Repeats::All);
+    let mut restated = before.clone().into_bytes();
+    parsed.restate(longer.as_bytes(), &mut restated);
+    assert_eq!(restated, head("25").into_bytes());
     assert_eq!(framing::request(&parsed, longer.as_bytes()).map(|framing| framing.body), Ok(BodyLength::Length(25)));
-    assert!(!parsed.stands_in(&longer.as_bytes()[..40], before.as_bytes()));
+    assert_eq!(parsed.repeats(&longer.as_bytes()[..40], before.as_bytes()), Repeats::Nothing);
+}
+
+#[test]
+fn a_head_of_another_session_trace_or_request_has_the_form_of_the_one_before() {
+    let head = |session: &str, trace: &str, id: &str, origin: &str| {
+        let named = format!("Mcp-Session-Id: {session}\r\ntraceparent: {trace}\r\nX-Request-Id:{id}\r\n");
+        format!(
+            "POST / HTTP/1.1\r\nHost: a\r\n{named}Content-Length: 10\r\nOrigin: {origin}\r\nX-Request-Id: b\r\n\r\n"
+        )
+    };
+    let before = head("one", "00-1-01", " ", "a");
+    let (_, parsed) = request_in(&[], before.as_bytes());
+    for (session, trace, id, origin, same) in [
+        ("two", "00-2-00", " ", "a", true),
+        ("t o", "00-1-01", " ", "a", false),
+        (" wo", "00-1-01", " ", "a", false),
+        ("t\no", "00-1-01", " ", "a", false),
+        ("one", "00-1-0\x7f", " ", "a", false),
+        ("one", "00-1-\u{e4}", " ", "a", false),
+        ("four", "00-1-1", " ", "a", false),
+        // An empty value has no place of its own.
+        ("one", "00-1-01", "x", "a", false),
+        ("two", "00-1-01", " ", "b", false),
+    ] {
+        let now = head(session, trace, id, origin);
+        let repeats = if same { Repeats::Form } else { Repeats::Nothing };
+        let repeats = if now == before { Repeats::All } else { repeats };
+        assert_eq!(parsed.repeats(now.as_bytes(), before.as_bytes()), repeats, "{now:?}");
+        if same {
+            assert_eq!(view(&parsed, now.as_bytes()), view(&request_in(&[], now.as_bytes()).1, now.as_bytes()));
+        }
+    }
 }
 
 #[test]
