@@ -10,6 +10,7 @@ on_both_drivers!(
     hides_the_upstreams_session_ids,
     ids_are_long_random_and_visible_ascii,
     every_message_of_a_session_reaches_its_replica,
+    heads_that_differ_in_their_session_alone_are_told_apart,
     streams_reach_the_replica_of_their_session,
     a_stream_that_the_server_ends_is_taken_up_again,
     spreads_new_sessions_over_replicas_by_weight,
@@ -90,6 +91,34 @@ fn every_message_of_a_session_reaches_its_replica(driver: Driver) {
         assert!((if name == "a" { &a } else { &b }).upstream.event().starts_with("ended"));
     }
     assert!(a.sessions().is_empty() && b.sessions().is_empty());
+}
+
+fn heads_that_differ_in_their_session_alone_are_told_apart(driver: Driver) {
+    let (a, b) = (Replica::new("a"), Replica::new("b"));
+    let proxy = Proxy::before(driver, &[&a.upstream, &b.upstream]).workers(1).start();
+    let mut client = proxy.connect();
+    let mut begun: Vec<(String, String, String)> = Vec::new();
+    for _ in 0..4 {
+        let answer = client.ask(&post_json("/mcp", "", &initialize(7)));
+        let id = answer.one("mcp-session-id").expect("an id").to_owned();
+        let name = answer.json()["result"]["serverInfo"]["name"].as_str().expect("a name").to_owned();
+        let theirs = client.ask(&in_session(&id, &call(1, "echo"))).json()["result"]["session"].to_string();
+        begun.push((id, name, theirs));
+    }
+    assert!(begun.iter().any(|(_, name, _)| name == "a") && begun.iter().any(|(_, name, _)| name == "b"));
+    // On one connection: the same head several times, another of as many bytes in between, and one of the same again.
+    for which in [0, 0, 0, 1, 0, 0, 2, 2, 2, 2, 3, 1, 1, 1, 0] {
+        let (id, name, theirs) = &begun[which];
+        let answer = client.ask(&in_session(id, &call(2, "echo"))).json();
+        assert_eq!(answer["result"]["session"].to_string(), *theirs, "session {which} at {name}");
+    }
+    // One that ended is not remembered by the head that named it.
+    for _ in 0..3 {
+        assert_eq!(client.ask(&in_session(&begun[0].0, &call(3, "echo"))).status, 200);
+    }
+    assert_eq!(proxy.ask(&delete(&begun[0].0)).status, 200);
+    assert_eq!(client.ask(&in_session(&begun[0].0, &call(3, "echo"))).status, 404);
+    assert_eq!(client.ask(&in_session(&begun[1].0, &call(3, "echo"))).status, 200);
 }
 
 fn streams_reach_the_replica_of_their_session(driver: Driver) {
