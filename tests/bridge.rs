@@ -172,7 +172,7 @@ fn a_session_is_a_process_of_its_own(driver: &str) {
     assert_eq!(client.delete(&one).status, 404);
     wait_until("the server to end", || is_gone(pids[0]));
     assert_eq!(pid_of(&mut client, &other), pids[1]);
-    assert_eq!(forward.processes().len(), 2);
+    wait_until("the guard of that server to end", || forward.processes().len() == 2);
 }
 
 fn requests_of_the_server_go_out_on_the_stream_of_the_call(driver: &str) {
