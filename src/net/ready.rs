@@ -38,6 +38,31 @@ const READING: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventF
 
 thread_local! {
     static SOCKETS: RefCell<Sockets> = RefCell::default();
+    static AHEAD: RefCell<Ahead> = RefCell::default();
+}
+
+/// What was read ahead on this thread and not taken yet: few of many sockets have any.
+#[derive(Default)]
+struct Ahead {
+    buffers: Vec<Buffer>,
+    free: Vec<u32>,
+}
+
+impl Ahead {
+    /// Its number, from 1.
+    fn keep(&mut self, buffer: Buffer) -> u32 {
+        let number = self.free.pop().unwrap_or(self.buffers.len() as u32 + 1);
+        match self.buffers.get_mut(number as usize - 1) {
+            Some(place) => *place = buffer,
+            None => self.buffers.push(buffer),
+        }
+        number
+    }
+
+    fn drop(&mut self, number: u32) {
+        self.buffers[number as usize - 1] = Buffer::default();
+        self.free.push(number);
+    }
 }
 
 /// The registered sockets of a thread.
@@ -79,8 +104,8 @@ pub(super) struct State {
     readable: Cell<bool>,
     /// Who waits to read reads a message, into a small buffer: that may be done for him.
     wants_message: Cell<bool>,
-    /// What was read ahead so.
-    ahead: RefCell<Buffer>,
+    /// The number of what was read ahead so; 0: nothing.
+    ahead: Cell<u32>,
     /// There may be more behind that.
     has_more: Cell<bool>,
     /// Reading ahead failed.
@@ -123,7 +148,7 @@ impl Readiness {
     /// # Errors
     /// What was read ahead would be lost.
     pub fn forget(self, socket: BorrowedFd<'_>) -> io::Result<()> {
-        if !self.state.ahead.borrow().is_empty() {
+        if self.state.ahead.get() != 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let epoll = SOCKETS.with_borrow(|sockets| sockets.epoll.clone());
@@ -186,7 +211,7 @@ impl State {
         self.readable.set(true);
         self.has_more.set(true);
         let Some(reader) = self.reader.take() else { return };
-        if self.wants_message.get() && self.ahead.borrow().is_empty() && !self.read_ahead() {
+        if self.wants_message.get() && self.ahead.get() == 0 && !self.read_ahead() {
             self.reader.set(Some(reader));
         } else {
             reader.wake();
@@ -203,7 +228,7 @@ impl State {
             Ok(0) => {}
             Ok(came) => {
                 self.has_more.set(came == room);
-                self.ahead.replace(buffer);
+                self.ahead.set(AHEAD.with_borrow_mut(|all| all.keep(buffer)));
             }
             Err(Errno::AGAIN) => {
                 self.found_nothing();
@@ -219,16 +244,29 @@ impl State {
     /// # Errors
     /// Reading ahead failed.
     pub fn ahead(&self, take: impl FnOnce(&mut Buffer) -> usize) -> Option<Result<usize, Errno>> {
-        let mut ahead = self.ahead.borrow_mut();
-        if ahead.is_empty() {
+        let number = self.ahead.get();
+        if number == 0 {
             return self.failed.take().map(Err);
         }
-        let taken = take(&mut ahead);
-        if ahead.is_empty() {
-            drop(std::mem::take(&mut *ahead));
-            self.readable.set(self.has_more.get() || self.ended.get());
+        AHEAD.with_borrow_mut(|all| {
+            let ahead = &mut all.buffers[number as usize - 1];
+            let taken = take(ahead);
+            if ahead.is_empty() {
+                all.drop(number);
+                self.ahead.set(0);
+                self.readable.set(self.has_more.get() || self.ended.get());
+            }
+            Some(Ok(taken))
+        })
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if self.ahead.get() != 0 {
+            // A thread that is shutting down has nothing ahead any more.
+            let _ = AHEAD.try_with(|all| all.borrow_mut().drop(self.ahead.get()));
         }
-        Some(Ok(taken))
     }
 }
 
