@@ -104,30 +104,31 @@ impl Key {
     }
 }
 
-/// The key that matters at this place.
+/// The key that matters at this place. By comparisons: patterns of bytes are told apart one byte after the other.
+#[inline(never)]
 pub fn key_at(place: Place, key: &[u8]) -> Option<Key> {
-    Some(match (place, key) {
-        (Place::Message, b"jsonrpc") => Key::Jsonrpc,
-        (Place::Message, b"id") => Key::Id,
-        (Place::Message, b"method") => Key::Method,
-        (Place::Message, b"params") => Key::Params,
-        (Place::Message, b"result") => Key::Result,
-        (Place::Message, b"error") => Key::Error,
-        (Place::Params, b"name") => Key::Name,
-        (Place::Params, b"arguments") => Key::Arguments,
-        (Place::Params, b"_meta") => Key::Meta,
-        (Place::Params, b"uri") => Key::Uri,
-        (Place::Params, b"taskId") => Key::TaskId,
-        (Place::Params, b"protocolVersion") => Key::ProtocolVersion,
-        (Place::Params, b"requestState") => Key::RequestState,
-        (Place::Params, b"requestId") => Key::RequestId,
-        (Place::Meta, key) if key == PROTOCOL_VERSION_META.as_bytes() => Key::MetaVersion,
-        (Place::Meta, b"traceparent") => Key::Traceparent,
-        (Place::Meta, b"tracestate") => Key::Tracestate,
-        (Place::Result, b"requestState") => Key::ResultState,
-        (Place::Result, b"taskId") => Key::ResultTaskId,
-        (Place::Result, b"task") => Key::Task,
-        (Place::Task, b"taskId") => Key::TaskTaskId,
+    Some(match (place, key.len()) {
+        (Place::Message, 7) if key == b"jsonrpc" => Key::Jsonrpc,
+        (Place::Message, 2) if key == b"id" => Key::Id,
+        (Place::Message, 6) if key == b"method" => Key::Method,
+        (Place::Message, 6) if key == b"params" => Key::Params,
+        (Place::Message, 6) if key == b"result" => Key::Result,
+        (Place::Message, 5) if key == b"error" => Key::Error,
+        (Place::Params, 4) if key == b"name" => Key::Name,
+        (Place::Params, 9) if key == b"arguments" => Key::Arguments,
+        (Place::Params, 5) if key == b"_meta" => Key::Meta,
+        (Place::Params, 3) if key == b"uri" => Key::Uri,
+        (Place::Params, 6) if key == b"taskId" => Key::TaskId,
+        (Place::Params, 15) if key == b"protocolVersion" => Key::ProtocolVersion,
+        (Place::Params, 12) if key == b"requestState" => Key::RequestState,
+        (Place::Params, 9) if key == b"requestId" => Key::RequestId,
+        (Place::Meta, _) if key == PROTOCOL_VERSION_META.as_bytes() => Key::MetaVersion,
+        (Place::Meta, 11) if key == b"traceparent" => Key::Traceparent,
+        (Place::Meta, 10) if key == b"tracestate" => Key::Tracestate,
+        (Place::Result, 12) if key == b"requestState" => Key::ResultState,
+        (Place::Result, 6) if key == b"taskId" => Key::ResultTaskId,
+        (Place::Result, 4) if key == b"task" => Key::Task,
+        (Place::Task, 6) if key == b"taskId" => Key::TaskTaskId,
         _ => return None,
     })
 }

@@ -3,6 +3,7 @@
 //! Whatever else comes is left where it stands, in the state that takes it byte by byte.
 
 use super::PeekError;
+use super::keys::Key;
 use super::text::plain_run;
 use super::{Peek, Sink, State};
 
@@ -13,12 +14,23 @@ fn behind_space(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
+/// A string from its quote on, and where it ends; if it is not plain or not whole, where its text begins.
+#[inline(always)]
+fn plain_string(bytes: &[u8], at: usize) -> Result<(&[u8], usize), usize> {
+    let start = at + 1;
+    let rest = &bytes[start..];
+    match rest.split_at(plain_run(rest)) {
+        (text, [b'"', ..]) => Ok((text, start + text.len() + 1)),
+        _ => Err(start),
+    }
+}
+
 impl Peek {
     /// Members from the quote of a key on, those of objects in them and behind them too; where it stopped.
     pub(super) fn members(&mut self, bytes: &[u8], mut at: usize) -> Result<usize, PeekError> {
         loop {
             at = self.key(bytes, at)?;
-            if self.state != State::Colon || bytes.get(at) != Some(&b':') {
+            if !matches!(self.state, State::Colon) || bytes.get(at) != Some(&b':') {
                 return Ok(at);
             }
             self.state = State::Value;
@@ -36,7 +48,7 @@ impl Peek {
                 }
                 _ => return Ok(at),
             }
-            if self.state != State::AfterValue {
+            if !matches!(self.state, State::AfterValue) {
                 return Ok(at);
             }
             while bytes.get(at) == Some(&b'}') && self.place.is_object() {
@@ -55,53 +67,59 @@ impl Peek {
     }
 
     /// A key from its quote on; where it stopped.
+    #[inline(always)]
     fn key(&mut self, bytes: &[u8], at: usize) -> Result<usize, PeekError> {
-        let start = at + 1;
-        let end = start + plain_run(&bytes[start..]);
         let matters = self.place.has_keys();
-        if bytes.get(end) != Some(&b'"') {
-            self.in_key = true;
-            self.key.clear();
-            self.key_overflow = false;
-            self.sink = if matters { Sink::Key } else { Sink::Nothing };
-            self.state = State::String;
-            return Ok(start);
-        }
+        let (key, end) = match plain_string(bytes, at) {
+            Ok(plain) => plain,
+            Err(start) => {
+                self.in_key = true;
+                self.key.clear();
+                self.key_overflow = false;
+                self.sink = if matters { Sink::Key } else { Sink::Nothing };
+                self.state = State::String;
+                return Ok(start);
+            }
+        };
         if matters {
-            self.end_key(&bytes[start..end], true)?;
+            self.end_key(key, true)?;
         } else {
             (self.state, self.current) = (State::Colon, None);
         }
-        Ok(end + 1)
+        Ok(end)
     }
 
     /// A string that is a value, from its quote on; where it stopped.
+    #[inline(always)]
     pub(super) fn string_value(&mut self, bytes: &[u8], at: usize) -> Result<usize, PeekError> {
-        let start = at + 1;
-        let end = start + plain_run(&bytes[start..]);
-        if bytes.get(end) != Some(&b'"') {
+        let (text, end) = match plain_string(bytes, at) {
+            Ok(plain) => plain,
+            Err(start) => {
+                self.begin_string();
+                return Ok(start);
+            }
+        };
+        if !matches!(self.current, None | Some(Key::Jsonrpc)) {
             self.begin_string();
-            return Ok(start);
-        }
-        if self.current.is_some() {
-            self.begin_string();
-            self.keep(&bytes[start..end])?;
-            self.end_string()?;
+            self.keep(text)?;
+            self.end_string_value();
         } else {
-            self.state = State::AfterValue;
+            (self.state, self.current) = (State::AfterValue, None);
         }
-        Ok(end + 1)
+        Ok(end)
     }
 
     /// A number of digits alone, if what follows is there and no part of it; where it stopped.
+    #[inline(always)]
     fn integer(&mut self, bytes: &[u8], at: usize) -> Result<usize, PeekError> {
-        let end = at + bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-        if !matches!(bytes.get(end), Some(b',' | b'}')) {
+        let digits = bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (number, behind) = bytes[at..].split_at(digits);
+        if !matches!(behind.first(), Some(b',' | b'}')) {
             return Ok(at);
         }
         self.begin_capture(false);
-        self.keep(&bytes[at..end])?;
+        self.keep(number)?;
         self.end_scalar();
-        Ok(end)
+        Ok(at + digits)
     }
 }

@@ -39,8 +39,9 @@ pub enum Kind {
     Opaque,
 }
 
-/// What the next byte may be.
+/// What the next byte may be. The representation makes it one byte to compare, which the one of its own choice is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 enum State {
     Value,
     /// Behind `[`: a value or `]`.
@@ -470,7 +471,7 @@ impl Peek {
     fn keep(&mut self, bytes: &[u8]) -> Result<(), PeekError> {
         match self.sink {
             Sink::Nothing => Ok(()),
-            Sink::Raw => self.keep_in_arena(bytes),
+            Sink::Raw | Sink::Text => self.keep_in_arena(bytes),
             _ => self.keep_decoded(bytes),
         }
     }

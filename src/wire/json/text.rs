@@ -9,25 +9,43 @@ fn is_plain(byte: u8) -> bool {
     (byte as i8 >= 0x20) & (byte != b'"') & (byte != b'\\')
 }
 
-/// How many bytes of a block from the front are plain. Made of steps that a compiler does for all bytes at a time.
-fn plain_in(block: &[u8; 16]) -> usize {
-    let stops = block.map(|byte| if is_plain(byte) { 0 } else { 0xff });
-    u128::from_le_bytes(stops).trailing_zeros() as usize / 8
+/// Where in a block the first byte stands that is not plain.
+#[cfg(target_arch = "x86_64")]
+fn stop_in(block: &[u8; 16]) -> Option<usize> {
+    use std::arch::x86_64 as simd;
+
+    #[target_feature(enable = "sse2")]
+    fn stops(block: u128) -> i32 {
+        let block = simd::_mm_set_epi64x((block >> 64) as i64, block as i64);
+        let below = simd::_mm_cmplt_epi8(block, simd::_mm_set1_epi8(0x20));
+        let quotes = simd::_mm_cmpeq_epi8(block, simd::_mm_set1_epi8(b'"' as i8));
+        let backslashes = simd::_mm_cmpeq_epi8(block, simd::_mm_set1_epi8(b'\\' as i8));
+        simd::_mm_movemask_epi8(simd::_mm_or_si128(below, simd::_mm_or_si128(quotes, backslashes)))
+    }
+
+    // SAFETY: every x86-64 has SSE2. The peek into 250 bytes takes a fifth more instructions without it, into 60 KB three fifths.
+    let stops = unsafe { stops(u128::from_le_bytes(*block)) };
+    (stops != 0).then(|| stops.trailing_zeros() as usize)
+}
+
+/// Where in a block the first byte stands that is not plain. Made of steps that a compiler does for all bytes at a time.
+#[cfg(not(target_arch = "x86_64"))]
+fn stop_in(block: &[u8; 16]) -> Option<usize> {
+    let stops = u128::from_le_bytes(block.map(|byte| if is_plain(byte) { 0 } else { 0xff }));
+    (stops != 0).then(|| stops.trailing_zeros() as usize / 8)
 }
 
 /// How many bytes from the front are ASCII that stands for itself in a string: no quote, backslash or control character.
+#[inline]
 pub(super) fn plain_run(bytes: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(block) = bytes[at..].first_chunk() {
-        let plain = plain_in(block);
-        at += plain;
-        if plain < 16 {
-            return at;
+    for (at, block) in bytes.as_chunks().0.iter().enumerate() {
+        if let Some(stop) = stop_in(block) {
+            return at * 16 + stop;
         }
     }
     match bytes.last_chunk() {
         // The last block, of which the front is known to be plain.
-        Some(block) => bytes.len() - 16 + plain_in(block),
+        Some(block) => stop_in(block).map_or(bytes.len(), |stop| bytes.len() - 16 + stop),
         None => bytes.iter().take_while(|byte| is_plain(**byte)).count(),
     }
 }
@@ -149,12 +167,9 @@ impl Peek {
         self.keep_decoded(text.as_bytes())
     }
 
-    pub(super) fn end_string(&mut self) -> Result<(), PeekError> {
+    fn end_string(&mut self) -> Result<(), PeekError> {
         if !self.in_key {
-            if self.sink == Sink::Raw {
-                self.arena.push(b'"');
-            }
-            self.end_scalar();
+            self.end_string_value();
             return Ok(());
         }
         self.in_key = false;
@@ -168,26 +183,35 @@ impl Peek {
         ended
     }
 
+    #[inline]
+    pub(super) fn end_string_value(&mut self) {
+        if self.sink == Sink::Raw {
+            self.arena.push(b'"');
+        }
+        self.end_scalar();
+    }
+
     /// A key at a place where keys matter; if it is not whole, what was kept of it.
+    #[inline(always)]
     pub(super) fn end_key(&mut self, key: &[u8], is_whole: bool) -> Result<(), PeekError> {
         self.state = State::Colon;
-        let is_whole = is_whole && key.len() <= KEY_BYTES_MAX;
         self.current = key_at(self.place, key).filter(|_| is_whole);
         match self.current {
-            Some(key) => {
-                if self.has(key) {
-                    return Err(Duplicate(key.spelled()));
-                }
-                self.seen |= 1 << key as u32;
-            }
-            // What was kept of a key that is too long counts up to its NUL.
-            None if is_whole || key.contains(&0) => {
-                let kept = &key[..key.len().min(KEY_BYTES_MAX)];
-                self.kept.lookalike = self.kept.lookalike.or(lookalike_at(self.place, kept));
-            }
-            None => {}
+            Some(key) if self.has(key) => return Err(Duplicate(key.spelled())),
+            Some(key) => self.seen |= 1 << key as u32,
+            None => self.end_strange_key(key, is_whole),
         }
         Ok(())
+    }
+
+    /// None of ours, but maybe like one.
+    #[inline(never)]
+    fn end_strange_key(&mut self, key: &[u8], is_whole: bool) {
+        // What was kept of a key that is too long counts up to its NUL.
+        if (is_whole && key.len() <= KEY_BYTES_MAX) || key.contains(&0) {
+            let kept = &key[..key.len().min(KEY_BYTES_MAX)];
+            self.kept.lookalike = self.kept.lookalike.or(lookalike_at(self.place, kept));
+        }
     }
 
     pub(super) fn number(&mut self, number: Number, byte: u8) -> Result<usize, PeekError> {
