@@ -23,7 +23,7 @@ fn stop_in(block: &[u8; 16]) -> Option<usize> {
         simd::_mm_movemask_epi8(simd::_mm_or_si128(below, simd::_mm_or_si128(quotes, backslashes)))
     }
 
-    // SAFETY: every x86-64 has SSE2. The peek into 250 bytes takes a fifth more instructions without it, into 60 KB three fifths.
+    // SAFETY: every x86-64 has SSE2. Without it the peek into 250 bytes takes 11 % more instructions, into 60 KB 49 %.
     let stops = unsafe { stops(u128::from_le_bytes(*block)) };
     (stops != 0).then(|| stops.trailing_zeros() as usize)
 }
@@ -243,12 +243,13 @@ mod tests {
     fn a_run_ends_where_a_byte_is_not_plain_wherever_that_stands() {
         for byte in 0..=255u8 {
             let plain = matches!(byte, 0x20..0x80) && byte != b'"' && byte != b'\\';
-            for at in 0..20 {
+            for (length, at) in [7, 16, 23, 50].into_iter().flat_map(|length| (0..length).map(move |at| (length, at))) {
                 // What follows must not be taken for it, nor what stands before.
                 for around in [b'a', b'!', b'#', b'[', b']', 0x7f] {
-                    let mut text = vec![around; 23];
+                    let mut text = vec![around; length];
                     text[at] = byte;
-                    assert_eq!(plain_run(&text), if plain { 23 } else { at }, "{byte:#x} at {at} in {around:#x}");
+                    let run = if plain { length } else { at };
+                    assert_eq!(plain_run(&text), run, "{byte:#x} at {at} of {length} in {around:#x}");
                 }
             }
         }
