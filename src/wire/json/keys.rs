@@ -6,8 +6,12 @@ use crate::wire::mcp::PROTOCOL_VERSION_META;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Place {
-    Elsewhere,
+    /// In no container at all.
+    Outside,
+    Array,
     Batch,
+    Object,
+    // Objects with keys that matter.
     Message,
     Params,
     Meta,
@@ -15,57 +19,116 @@ pub enum Place {
     Task,
 }
 
+impl Place {
+    pub fn is_object(self) -> bool {
+        self as u8 >= Place::Object as u8
+    }
+
+    pub fn is_array(self) -> bool {
+        matches!(self, Place::Array | Place::Batch)
+    }
+
+    pub fn has_keys(self) -> bool {
+        self as u8 > Place::Object as u8
+    }
+}
+
 /// Keys that matter, each at its place. The number is its bit in `seen`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Key {
-    Jsonrpc,
+    // Those whose text is kept.
     Method,
     Id,
-    Params,
-    Result,
-    Error,
     Name,
     Uri,
     TaskId,
     ProtocolVersion,
-    RequestState,
     RequestId,
-    Meta,
     MetaVersion,
+    Traceparent,
+    Tracestate,
+    // The others.
+    Jsonrpc,
+    Params,
+    Result,
+    Error,
+    RequestState,
+    Meta,
     Task,
     ResultState,
     ResultTaskId,
     TaskTaskId,
     Arguments,
-    Traceparent,
-    Tracestate,
 }
 
-/// The key that matters at this place, and how errors spell it.
-pub fn key_at(place: Place, key: &[u8]) -> Option<(Key, &'static str)> {
-    Some(match (place, key) {
-        (Place::Message, b"jsonrpc") => (Key::Jsonrpc, "jsonrpc"),
-        (Place::Message, b"method") => (Key::Method, "method"),
-        (Place::Message, b"id") => (Key::Id, "id"),
-        (Place::Message, b"params") => (Key::Params, "params"),
-        (Place::Message, b"result") => (Key::Result, "result"),
-        (Place::Message, b"error") => (Key::Error, "error"),
-        (Place::Params, b"name") => (Key::Name, "params.name"),
-        (Place::Params, b"uri") => (Key::Uri, "params.uri"),
-        (Place::Params, b"taskId") => (Key::TaskId, "params.taskId"),
-        (Place::Params, b"protocolVersion") => (Key::ProtocolVersion, "params.protocolVersion"),
-        (Place::Params, b"requestState") => (Key::RequestState, "params.requestState"),
-        (Place::Params, b"requestId") => (Key::RequestId, "params.requestId"),
-        (Place::Params, b"arguments") => (Key::Arguments, "params.arguments"),
-        (Place::Params, b"_meta") => (Key::Meta, "params._meta"),
-        (Place::Meta, key) if key == PROTOCOL_VERSION_META.as_bytes() => (Key::MetaVersion, PROTOCOL_VERSION_META),
-        (Place::Meta, b"traceparent") => (Key::Traceparent, "params._meta.traceparent"),
-        (Place::Meta, b"tracestate") => (Key::Tracestate, "params._meta.tracestate"),
-        (Place::Result, b"requestState") => (Key::ResultState, "result.requestState"),
-        (Place::Result, b"taskId") => (Key::ResultTaskId, "result.taskId"),
-        (Place::Result, b"task") => (Key::Task, "result.task"),
-        (Place::Task, b"taskId") => (Key::TaskTaskId, "result.task.taskId"),
+/// How many keys have a text that is kept.
+pub const TEXTS: usize = Key::Tracestate as usize + 1;
+
+impl Key {
+    /// How errors spell it where it stands twice.
+    pub fn spelled(self) -> &'static str {
+        match self {
+            Key::Jsonrpc => "jsonrpc",
+            Key::Method => "method",
+            Key::Id => "id",
+            Key::Params => "params",
+            Key::Result => "result",
+            Key::Error => "error",
+            Key::Name => "params.name",
+            Key::Uri => "params.uri",
+            Key::TaskId => "params.taskId",
+            Key::ProtocolVersion => "params.protocolVersion",
+            Key::RequestState => "params.requestState",
+            Key::RequestId => "params.requestId",
+            Key::Arguments => "params.arguments",
+            Key::Meta => "params._meta",
+            Key::MetaVersion => PROTOCOL_VERSION_META,
+            Key::Traceparent => "params._meta.traceparent",
+            Key::Tracestate => "params._meta.tracestate",
+            Key::ResultState => "result.requestState",
+            Key::ResultTaskId => "result.taskId",
+            Key::Task => "result.task",
+            Key::TaskTaskId => "result.task.taskId",
+        }
+    }
+
+    /// How errors spell its value.
+    pub fn value(self) -> &'static str {
+        match self {
+            Key::MetaVersion | Key::ProtocolVersion => "protocolVersion",
+            Key::Traceparent => "traceparent",
+            Key::Tracestate => "tracestate",
+            key => key.spelled(),
+        }
+    }
+}
+
+/// The key that matters at this place. By comparisons: patterns of bytes are told apart one byte after the other.
+#[inline(never)]
+pub fn key_at(place: Place, key: &[u8]) -> Option<Key> {
+    Some(match (place, key.len()) {
+        (Place::Message, 7) if key == b"jsonrpc" => Key::Jsonrpc,
+        (Place::Message, 2) if key == b"id" => Key::Id,
+        (Place::Message, 6) if key == b"method" => Key::Method,
+        (Place::Message, 6) if key == b"params" => Key::Params,
+        (Place::Message, 6) if key == b"result" => Key::Result,
+        (Place::Message, 5) if key == b"error" => Key::Error,
+        (Place::Params, 4) if key == b"name" => Key::Name,
+        (Place::Params, 9) if key == b"arguments" => Key::Arguments,
+        (Place::Params, 5) if key == b"_meta" => Key::Meta,
+        (Place::Params, 3) if key == b"uri" => Key::Uri,
+        (Place::Params, 6) if key == b"taskId" => Key::TaskId,
+        (Place::Params, 15) if key == b"protocolVersion" => Key::ProtocolVersion,
+        (Place::Params, 12) if key == b"requestState" => Key::RequestState,
+        (Place::Params, 9) if key == b"requestId" => Key::RequestId,
+        (Place::Meta, _) if key == PROTOCOL_VERSION_META.as_bytes() => Key::MetaVersion,
+        (Place::Meta, 11) if key == b"traceparent" => Key::Traceparent,
+        (Place::Meta, 10) if key == b"tracestate" => Key::Tracestate,
+        (Place::Result, 12) if key == b"requestState" => Key::ResultState,
+        (Place::Result, 6) if key == b"taskId" => Key::ResultTaskId,
+        (Place::Result, 4) if key == b"task" => Key::Task,
+        (Place::Task, 6) if key == b"taskId" => Key::TaskTaskId,
         _ => return None,
     })
 }

@@ -6,12 +6,13 @@
 
 mod error;
 mod keys;
+mod members;
 #[cfg(test)]
 mod tests;
 mod text;
 
 pub use error::PeekError;
-use keys::{Key, Place};
+use keys::{Key, Place, TEXTS};
 
 use crate::base::Span;
 
@@ -38,8 +39,9 @@ pub enum Kind {
     Opaque,
 }
 
-/// What the next byte may be.
+/// What the next byte may be. The representation makes it one byte to compare, which the one of its own choice is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 enum State {
     Value,
     /// Behind `[`: a value or `]`.
@@ -62,7 +64,7 @@ enum State {
     LowU,
     Number(Number),
     Literal {
-        text: &'static [u8],
+        literal: Literal,
         at: u8,
     },
     Done,
@@ -80,21 +82,22 @@ enum Number {
     ExponentDigits,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Literal {
+    True,
+    False,
+    Null,
+}
+
 /// What happens to the bytes of a string or number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sink {
     Nothing,
     Key,
     /// Decoded into the arena.
-    Text {
-        max: usize,
-        what: &'static str,
-    },
+    Text,
     /// As received, into the arena.
-    Raw {
-        max: usize,
-        what: &'static str,
-    },
+    Raw,
     Hash,
 }
 
@@ -102,18 +105,19 @@ enum Sink {
 #[derive(Debug)]
 pub struct Peek {
     state: State,
-    /// Bit i: the container at depth i + 1 is an object.
-    objects: u128,
-    depth: usize,
-    places: [Place; 6],
-    /// Bits of [`Key`] that stood at their place in the message at hand.
-    seen: u32,
-    key: Vec<u8>,
-    key_overflow: bool,
     /// What the value at hand is the value of.
     current: Option<Key>,
     in_key: bool,
     sink: Sink,
+    /// The container at hand, and those around it from the outermost on.
+    place: Place,
+    depth: u8,
+    around: [Place; DEPTH_MAX],
+    /// Bits of [`Key`] that stood at their place in the message at hand.
+    seen: u32,
+    /// Of a key that escapes or the ends of pieces cut.
+    key: Vec<u8>,
+    key_overflow: bool,
     arena: Vec<u8>,
     capture_start: usize,
     hash: u64,
@@ -122,22 +126,16 @@ pub struct Peek {
     partial: [u8; 4],
     partial_len: u8,
     kept: Kept,
+    /// What counts of these is said by `kept.values`.
+    spans: [Span; TEXTS],
+    state_hash: u64,
+    task_hash: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Kept {
-    method: Option<Span>,
-    id: Option<Span>,
-    name: Option<Span>,
-    uri: Option<Span>,
-    task_id: Option<Span>,
-    meta_version: Option<Span>,
-    initialize_version: Option<Span>,
-    request_id: Option<Span>,
-    traceparent: Option<Span>,
-    tracestate: Option<Span>,
-    state_hash: Option<u64>,
-    task_hash: Option<u64>,
+    /// Bits of [`Key`] whose value is in `spans`, and of [`Key::RequestState`] and [`Key::Task`] for the two hashes.
+    values: u32,
     batch: bool,
     batch_has_initialize: bool,
     wrong_type: Option<&'static str>,
@@ -149,15 +147,15 @@ impl Default for Peek {
     fn default() -> Peek {
         Peek {
             state: State::Value,
-            objects: 0,
-            depth: 0,
-            places: [Place::Elsewhere; 6],
-            seen: 0,
-            key: Vec::with_capacity(KEY_BYTES_MAX),
-            key_overflow: false,
             current: None,
             in_key: false,
             sink: Sink::Nothing,
+            place: Place::Outside,
+            depth: 0,
+            around: [Place::Outside; DEPTH_MAX],
+            seen: 0,
+            key: Vec::with_capacity(KEY_BYTES_MAX),
+            key_overflow: false,
             arena: Vec::with_capacity(256),
             capture_start: 0,
             hash: 0,
@@ -165,6 +163,9 @@ impl Default for Peek {
             partial: [0; 4],
             partial_len: 0,
             kept: Kept::default(),
+            spans: [Span::EMPTY; TEXTS],
+            state_hash: 0,
+            task_hash: 0,
         }
     }
 }
@@ -177,10 +178,8 @@ impl Peek {
     /// Forget the body, keep the memory.
     pub fn reset(&mut self) {
         self.state = State::Value;
-        self.depth = 0;
-        self.seen = 0;
-        self.key.clear();
-        (self.key_overflow, self.current) = (false, None);
+        (self.place, self.depth, self.seen) = (Place::Outside, 0, 0);
+        self.current = None;
         (self.in_key, self.sink) = (false, Sink::Nothing);
         self.arena.clear();
         (self.high_surrogate, self.partial_len) = (0, 0);
@@ -193,30 +192,21 @@ impl Peek {
     /// As soon as the body can no longer be accepted; nothing may be fed after that.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), PeekError> {
         let mut at = 0;
-        while at < bytes.len() {
-            at += match self.state {
-                State::String => self.string(&bytes[at..])?,
-                State::Escape | State::Unicode { .. } | State::LowBackslash | State::LowU => {
-                    self.escape(bytes[at])?;
-                    1
-                }
-                State::Number(number) => self.number(number, bytes[at])?,
-                State::Literal { text, at: done } => {
-                    if bytes[at] != text[usize::from(done)] {
-                        return Err(Grammar("literal"));
+        while let Some(&byte) = bytes.get(at) {
+            at = match self.state {
+                State::Key | State::FirstKey if byte == b'"' => self.members(bytes, at)?,
+                State::Value | State::FirstElement if byte == b'"' => self.string_value(bytes, at)?,
+                State::String => at + self.string(&bytes[at..])?,
+                State::Number(number) => at + self.number(number, byte)?,
+                state => {
+                    match state {
+                        State::Escape | State::Unicode { .. } | State::LowBackslash | State::LowU => {
+                            self.escape(byte)?
+                        }
+                        State::Literal { literal, at } => self.literal(literal, at, byte)?,
+                        _ => self.structure(byte)?,
                     }
-                    let done = done + 1;
-                    self.state = State::Literal { text, at: done };
-                    if usize::from(done) == text.len() {
-                        self.end_literal(text)?;
-                    }
-                    1
-                }
-                State::Key | State::FirstKey if bytes[at] == b'"' => self.key(&bytes[at..])?,
-                State::Value if bytes[at] == b'"' => self.string_value(&bytes[at..])?,
-                _ => {
-                    self.structure(bytes[at])?;
-                    1
+                    at + 1
                 }
             };
         }
@@ -232,7 +222,7 @@ impl Peek {
             if !ends_a_number(number) {
                 return Err(Grammar("number"));
             }
-            self.end_scalar()?;
+            self.end_scalar();
         }
         if self.depth != 0 || self.state != State::AfterValue {
             return Err(Grammar("the text ends too early"));
@@ -253,7 +243,7 @@ impl Peek {
     pub fn kind(&self) -> Kind {
         if self.kept.batch {
             Kind::Batch
-        } else if self.kept.method.is_some() {
+        } else if self.keeps(Key::Method) {
             if self.has(Key::Id) { Kind::Request } else { Kind::Notification }
         } else if self.has(Key::Result) || self.has(Key::Error) {
             Kind::Response
@@ -263,23 +253,22 @@ impl Peek {
     }
 
     pub fn method(&self) -> Option<&[u8]> {
-        self.text(self.kept.method).filter(|_| !self.kept.batch)
+        self.text(Key::Method).filter(|_| !self.kept.batch)
     }
 
     /// The id as received: raw JSON.
     pub fn id(&self) -> Option<&[u8]> {
-        self.text(self.kept.id).filter(|_| !self.kept.batch)
+        self.text(Key::Id).filter(|_| !self.kept.batch)
     }
 
     /// What `Mcp-Name` must equal: the tool's or prompt's name, the resource's URI, the task's id.
     pub fn name(&self) -> Option<&[u8]> {
-        let span = match self.method()? {
-            b"tools/call" | b"prompts/get" => self.kept.name,
-            b"resources/read" => self.kept.uri,
-            method if method.starts_with(b"tasks/") => self.kept.task_id,
-            _ => None,
-        };
-        self.text(span)
+        self.text(match self.method()? {
+            b"tools/call" | b"prompts/get" => Key::Name,
+            b"resources/read" => Key::Uri,
+            method if method.starts_with(b"tasks/") => Key::TaskId,
+            _ => return None,
+        })
     }
 
     /// Whether it says that it is of the modern era (2026-07-28).
@@ -289,22 +278,22 @@ impl Peek {
 
     /// `params._meta["io.modelcontextprotocol/protocolVersion"]`.
     pub fn protocol_version(&self) -> Option<&[u8]> {
-        self.text(self.kept.meta_version)
+        self.text(Key::MetaVersion)
     }
 
     /// `params.protocolVersion`, as `initialize` has it.
     pub fn initialize_version(&self) -> Option<&[u8]> {
-        self.text(self.kept.initialize_version)
+        self.text(Key::ProtocolVersion)
     }
 
     /// `params.requestId` as received, as `notifications/cancelled` has it.
     pub fn cancelled_request_id(&self) -> Option<&[u8]> {
-        self.text(self.kept.request_id)
+        self.text(Key::RequestId)
     }
 
     /// `params._meta.traceparent` and `tracestate`: who caused it (SEP-414).
     pub fn trace_context(&self) -> Option<(&[u8], Option<&[u8]>)> {
-        Some((self.text(self.kept.traceparent)?, self.text(self.kept.tracestate)))
+        Some((self.text(Key::Traceparent)?, self.text(Key::Tracestate)))
     }
 
     pub fn batch_has_initialize(&self) -> bool {
@@ -313,20 +302,24 @@ impl Peek {
 
     /// Hash of the opaque `requestState`, of a request's params or an answer's result.
     pub fn request_state(&self) -> Option<u64> {
-        self.kept.state_hash
+        self.keeps(Key::RequestState).then_some(self.state_hash)
     }
 
     /// Hash of the task's id, of a request's params or an answer's result.
     pub fn task_id_hash(&self) -> Option<u64> {
-        self.kept.task_hash
+        self.keeps(Key::Task).then_some(self.task_hash)
     }
 
     fn has(&self, key: Key) -> bool {
         self.seen & (1 << key as u32) != 0
     }
 
-    fn text(&self, span: Option<Span>) -> Option<&[u8]> {
-        span.map(|span| span.of(&self.arena))
+    fn keeps(&self, key: Key) -> bool {
+        self.kept.values & (1 << key as u32) != 0
+    }
+
+    fn text(&self, key: Key) -> Option<&[u8]> {
+        self.keeps(key).then(|| self.spans[key as usize].of(&self.arena))
     }
 
     // --- structure ---------------------------------------------------------------------------------------------------
@@ -336,47 +329,27 @@ impl Peek {
             return Ok(());
         }
         match self.state {
-            State::Value => self.begin_value(byte),
             State::FirstElement if byte == b']' => self.close(),
-            State::FirstElement => self.begin_value(byte),
+            State::Value | State::FirstElement => return self.begin_value(byte),
             State::FirstKey if byte == b'}' => self.close(),
-            State::FirstKey | State::Key => Err(Grammar("an object key")),
-            State::Colon if byte == b':' => {
-                self.state = State::Value;
-                Ok(())
-            }
-            State::Colon => Err(Grammar("no colon behind a key")),
+            State::FirstKey | State::Key => return Err(Grammar("an object key")),
+            State::Colon if byte == b':' => self.state = State::Value,
+            State::Colon => return Err(Grammar("no colon behind a key")),
             State::AfterValue => match byte {
-                b',' if self.depth > 0 => {
-                    self.state = if self.in_object() { State::Key } else { State::Value };
-                    Ok(())
-                }
-                b'}' if self.depth > 0 && self.in_object() => self.close(),
-                b']' if self.depth > 0 && !self.in_object() => self.close(),
-                _ => Err(Grammar("something behind a value")),
+                b',' if self.place.is_object() => self.state = State::Key,
+                b',' if self.place.is_array() => self.state = State::Value,
+                b'}' if self.place.is_object() => self.close(),
+                b']' if self.place.is_array() => self.close(),
+                _ => return Err(Grammar("something behind a value")),
             },
-            _ => Err(Grammar("something behind the end")),
+            _ => return Err(Grammar("something behind the end")),
         }
-    }
-
-    fn in_object(&self) -> bool {
-        self.objects & (1 << (self.depth - 1)) != 0
-    }
-
-    fn place(&self) -> Place {
-        match self.depth {
-            depth @ 1..=6 => self.places[depth - 1],
-            _ => Place::Elsewhere,
-        }
+        Ok(())
     }
 
     fn begin_value(&mut self, byte: u8) -> Result<(), PeekError> {
         match byte {
             b'{' | b'[' => self.open(byte == b'{'),
-            b'"' => {
-                self.begin_string();
-                Ok(())
-            }
             b'-' | b'0'..=b'9' => {
                 self.begin_capture(false);
                 let first = match byte {
@@ -388,9 +361,9 @@ impl Peek {
                 self.state = State::Number(first);
                 Ok(())
             }
-            b't' => self.begin_literal(b"true"),
-            b'f' => self.begin_literal(b"false"),
-            b'n' => self.begin_literal(b"null"),
+            b't' => self.begin_literal(Literal::True),
+            b'f' => self.begin_literal(Literal::False),
+            b'n' => self.begin_literal(Literal::Null),
             _ => Err(Grammar("a value")),
         }
     }
@@ -398,67 +371,72 @@ impl Peek {
     fn begin_string(&mut self) {
         self.in_key = false;
         self.begin_capture(true);
-        if let Sink::Raw { .. } = self.sink {
+        if self.sink == Sink::Raw {
             self.arena.push(b'"');
         }
         self.state = State::String;
     }
 
-    fn begin_literal(&mut self, text: &'static [u8]) -> Result<(), PeekError> {
-        self.state = State::Literal { text, at: 1 };
+    fn begin_literal(&mut self, literal: Literal) -> Result<(), PeekError> {
+        self.state = State::Literal { literal, at: 1 };
         Ok(())
     }
 
-    fn end_literal(&mut self, text: &'static [u8]) -> Result<(), PeekError> {
-        if self.current == Some(Key::Id) && text == b"null" {
+    fn literal(&mut self, literal: Literal, at: u8, byte: u8) -> Result<(), PeekError> {
+        let text = literal.text();
+        if byte != text[usize::from(at)] {
+            return Err(Grammar("literal"));
+        }
+        self.state = State::Literal { literal, at: at + 1 };
+        if usize::from(at) + 1 < text.len() {
+            return Ok(());
+        }
+        if self.current == Some(Key::Id) && literal == Literal::Null {
             self.begin_capture(false);
             self.keep(text)?;
         } else {
             self.mark_wrong_type();
             self.sink = Sink::Nothing;
         }
-        self.end_scalar()
+        self.end_scalar();
+        Ok(())
     }
 
     fn open(&mut self, object: bool) -> Result<(), PeekError> {
-        if self.depth == DEPTH_MAX {
+        let Some(around) = self.around.get_mut(usize::from(self.depth)) else {
             return Err(Grammar("nested too deeply"));
-        }
-        let place = match (self.depth, self.place(), self.current, object) {
-            (0, _, _, true) => Place::Message,
-            (0, _, _, false) => {
+        };
+        *around = self.place;
+        self.depth += 1;
+        self.place = match (self.place, self.current, object) {
+            (Place::Outside, _, true) => Place::Message,
+            (Place::Outside, _, false) => {
                 self.kept.batch = true;
                 Place::Batch
             }
-            (1, Place::Batch, _, true) => {
+            (Place::Batch, _, true) => {
                 self.seen = 0;
                 Place::Message
             }
-            (_, _, Some(Key::Params), true) => Place::Params,
-            (_, _, Some(Key::Meta), true) => Place::Meta,
-            (_, _, Some(Key::Result), true) => Place::Result,
-            (_, _, Some(Key::Task), true) => Place::Task,
+            (_, Some(Key::Params), true) => Place::Params,
+            (_, Some(Key::Meta), true) => Place::Meta,
+            (_, Some(Key::Result), true) => Place::Result,
+            (_, Some(Key::Task), true) => Place::Task,
             _ => {
                 self.mark_wrong_type();
-                Place::Elsewhere
+                if object { Place::Object } else { Place::Array }
             }
         };
-        let bit = 1 << self.depth;
-        self.objects = if object { self.objects | bit } else { self.objects & !bit };
-        if let Some(slot) = self.places.get_mut(self.depth) {
-            *slot = place;
-        }
-        self.depth += 1;
         self.current = None;
         self.state = if object { State::FirstKey } else { State::FirstElement };
         Ok(())
     }
 
-    fn close(&mut self) -> Result<(), PeekError> {
+    fn close(&mut self) {
         self.depth -= 1;
+        self.place = self.around[usize::from(self.depth)];
         self.current = None;
         self.state = State::AfterValue;
-        Ok(())
     }
 
     /// A method or an id that is neither text nor number: an error if the message turns out to be JSON-RPC.
@@ -475,20 +453,12 @@ impl Peek {
     fn begin_capture(&mut self, string: bool) {
         self.capture_start = self.arena.len();
         self.sink = match self.current {
-            Some(Key::Method) if string => Sink::Text { max: METHOD_BYTES_MAX, what: "method" },
-            Some(Key::Id) => Sink::Raw { max: ID_BYTES_MAX, what: "id" },
-            Some(Key::RequestId) => Sink::Raw { max: ID_BYTES_MAX, what: "params.requestId" },
-            Some(Key::Name) if string => Sink::Text { max: NAME_BYTES_MAX, what: "params.name" },
-            Some(Key::Uri) if string => Sink::Text { max: NAME_BYTES_MAX, what: "params.uri" },
-            Some(Key::TaskId) if string => Sink::Text { max: NAME_BYTES_MAX, what: "params.taskId" },
-            Some(Key::MetaVersion) if string => Sink::Text { max: METHOD_BYTES_MAX, what: "protocolVersion" },
-            Some(Key::Traceparent) if string => Sink::Text { max: NAME_BYTES_MAX, what: "traceparent" },
-            Some(Key::Tracestate) if string => Sink::Text { max: NAME_BYTES_MAX, what: "tracestate" },
-            Some(Key::ProtocolVersion) if string => Sink::Text { max: METHOD_BYTES_MAX, what: "protocolVersion" },
+            Some(Key::Id | Key::RequestId) => Sink::Raw,
             Some(Key::RequestState | Key::ResultState | Key::ResultTaskId | Key::TaskTaskId) if string => {
                 self.hash = HASH_START;
                 Sink::Hash
             }
+            Some(key) if string && (key as usize) < TEXTS => Sink::Text,
             Some(Key::Method) => {
                 self.mark_wrong_type();
                 Sink::Nothing
@@ -501,7 +471,7 @@ impl Peek {
     fn keep(&mut self, bytes: &[u8]) -> Result<(), PeekError> {
         match self.sink {
             Sink::Nothing => Ok(()),
-            Sink::Raw { max, what } => self.keep_in_arena(bytes, max, what),
+            Sink::Raw | Sink::Text => self.keep_in_arena(bytes),
             _ => self.keep_decoded(bytes),
         }
     }
@@ -509,7 +479,7 @@ impl Peek {
     /// Bytes of the value.
     fn keep_decoded(&mut self, bytes: &[u8]) -> Result<(), PeekError> {
         match self.sink {
-            Sink::Nothing | Sink::Raw { .. } => Ok(()),
+            Sink::Nothing | Sink::Raw => Ok(()),
             Sink::Key => {
                 self.key_overflow |= self.key.len() + bytes.len() > KEY_BYTES_MAX;
                 if !self.key_overflow {
@@ -517,7 +487,7 @@ impl Peek {
                 }
                 Ok(())
             }
-            Sink::Text { max, what } => self.keep_in_arena(bytes, max, what),
+            Sink::Text => self.keep_in_arena(bytes),
             Sink::Hash => {
                 self.hash = hash_on(self.hash, bytes);
                 Ok(())
@@ -525,43 +495,57 @@ impl Peek {
         }
     }
 
-    fn keep_in_arena(&mut self, bytes: &[u8], max: usize, what: &'static str) -> Result<(), PeekError> {
+    fn keep_in_arena(&mut self, bytes: &[u8]) -> Result<(), PeekError> {
+        let max = match self.current {
+            Some(Key::Id | Key::RequestId) => ID_BYTES_MAX,
+            Some(Key::Method | Key::MetaVersion | Key::ProtocolVersion) => METHOD_BYTES_MAX,
+            _ => NAME_BYTES_MAX,
+        };
         if self.arena.len() - self.capture_start + bytes.len() > max {
-            return Err(TooLong(what));
+            return Err(TooLong(self.current.map_or("", Key::value)));
         }
         self.arena.extend_from_slice(bytes);
         Ok(())
     }
 
     /// A string, number or literal is whole.
-    fn end_scalar(&mut self) -> Result<(), PeekError> {
+    fn end_scalar(&mut self) {
         self.state = State::AfterValue;
         let (sink, current) = (std::mem::replace(&mut self.sink, Sink::Nothing), self.current.take());
+        let Some(key) = current.filter(|_| sink != Sink::Nothing) else { return };
         let span = Span { start: self.capture_start as u32, len: (self.arena.len() - self.capture_start) as u32 };
-        let kept = &mut self.kept;
-        match (sink, current) {
-            (Sink::Nothing, _) | (_, None) => {}
-            (Sink::Hash, Some(Key::RequestState | Key::ResultState)) => kept.state_hash = Some(finish_hash(self.hash)),
-            (Sink::Hash, _) => kept.task_hash = Some(finish_hash(self.hash)),
-            (_, Some(Key::Method)) => {
-                kept.batch_has_initialize |= kept.batch && span.of(&self.arena) == b"initialize";
-                kept.method = Some(span);
+        let kept = match key {
+            Key::RequestState | Key::ResultState => {
+                self.state_hash = finish_hash(self.hash);
+                Key::RequestState
             }
-            (_, Some(Key::Id)) => kept.id = Some(span),
-            (_, Some(Key::RequestId)) => kept.request_id = Some(span),
-            (_, Some(Key::Name)) => kept.name = Some(span),
-            (_, Some(Key::Uri)) => kept.uri = Some(span),
-            (_, Some(Key::TaskId)) => {
-                kept.task_hash = Some(finish_hash(hash_on(HASH_START, span.of(&self.arena))));
-                kept.task_id = Some(span);
+            Key::ResultTaskId | Key::TaskTaskId => {
+                self.task_hash = finish_hash(self.hash);
+                Key::Task
             }
-            (_, Some(Key::MetaVersion)) => kept.meta_version = Some(span),
-            (_, Some(Key::Traceparent)) => kept.traceparent = Some(span),
-            (_, Some(Key::Tracestate)) => kept.tracestate = Some(span),
-            (_, Some(Key::ProtocolVersion)) => kept.initialize_version = Some(span),
-            _ => {}
+            key => {
+                self.spans[key as usize] = span;
+                key
+            }
+        };
+        self.kept.values |= 1 << kept as u32;
+        if key == Key::TaskId {
+            self.task_hash = finish_hash(hash_on(HASH_START, span.of(&self.arena)));
+            self.kept.values |= 1 << Key::Task as u32;
         }
-        Ok(())
+        if self.kept.batch && key == Key::Method {
+            self.kept.batch_has_initialize |= span.of(&self.arena) == b"initialize";
+        }
+    }
+}
+
+impl Literal {
+    fn text(self) -> &'static [u8] {
+        match self {
+            Literal::True => b"true",
+            Literal::False => b"false",
+            Literal::Null => b"null",
+        }
     }
 }
 

@@ -194,6 +194,74 @@ fn arguments_stand_once() {
     }
 }
 
+/// All that a peek tells.
+fn told(peek: &Peek) -> impl PartialEq + std::fmt::Debug {
+    let texts = [peek.method(), peek.id(), peek.name(), peek.protocol_version(), peek.initialize_version()];
+    let rest = (peek.cancelled_request_id(), peek.trace_context(), peek.request_state(), peek.task_id_hash());
+    format!("{:?} {texts:?} {rest:?} {} {}", peek.kind(), peek.is_modern(), peek.batch_has_initialize())
+}
+
+fn fed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Result<(), PeekError>, Peek) {
+    let mut peek = Peek::new();
+    let fed = pieces.into_iter().try_for_each(|piece| peek.feed(piece));
+    (fed.and_then(|()| peek.finish()), peek)
+}
+
+/// What is whole in one piece goes another way than what is cut.
+#[test]
+fn messages_tell_the_same_in_one_piece_and_in_any_two_and_byte_by_byte() {
+    for body in [
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"text":"a long plain text of more than forty bytes, then"}}}"#,
+        r#"{"id": 907, "jsonrpc": "2.0", "params": {"_meta": {"traceparent": "00-1", "tracestate": "a", "x": 1}, "name": "a"}, "method": "prompts/get"}"#,
+        "{\n  \"jsonrpc\" : \"2.0\",\r\n\t\"id\": \"a-1\",\n \"method\": \"tasks/get\", \"params\": {\n \"taskId\": \"t\"\n }\n}\n",
+        r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":12,"a":{"b":[{"c":"d"},"e",1]},"f":{}}}"#,
+        r#"{"jsonrpc":"2.0","id":10.5,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"a":-1,"b":0}}"#,
+        r#"{"jsonrpc":"2.0","id":null,"result":{"requestState":"s","task":{"taskId":"t"},"arguments":{"größe":"größe"}}}"#,
+        r#"[{"jsonrpc":"2.0","id":1,"method":"initialize"},{"method":"a","id":22,"params":{"uri":"u","requestState":"s"}}]"#,
+        r#"{"id":1,"method":"a","method":"b"}"#,
+        r#"{"jsonrpc":"2.0","method":17}"#,
+        r#"{"jsonrpc":"2.0","id":1,"Method":"b"}"#,
+        r#"{"jsonrpc":"2.0","id":{"a":1}}"#,
+        r#"{"id":1]"#,
+        r#"{"id":1,}"#,
+        r#"{"a":{"b":1}}}"#,
+        r#"{"id":01}"#,
+        r#"{"id":12x}"#,
+        r#"{"id":12"#,
+        r#"[{"a":"b"}}"#,
+    ] {
+        let body = body.as_bytes();
+        let (ended, whole) = fed([body]);
+        let ways = (0..=body.len()).map(|at| vec![&body[..at], &body[at..]]).chain([body.chunks(1).collect()]);
+        for pieces in ways {
+            let cut = pieces[0].len();
+            let (cut_ended, cut_whole) = fed(pieces);
+            assert_eq!(ended, cut_ended, "{:?} at {cut}", String::from_utf8_lossy(body));
+            assert_eq!(told(&whole), told(&cut_whole), "{:?} at {cut}", String::from_utf8_lossy(body));
+        }
+    }
+}
+
+/// However many containers are open when it ends.
+#[test]
+fn a_peek_that_is_reset_remembers_nothing() {
+    let fresh = fed([br#"{"jsonrpc":"2.0","method":"a"}"#.as_slice()]).1;
+    let mut used = Peek::new();
+    for before in [
+        r#"[{"id":1,"method":"initialize","params":{"name":"x","taskId":"t","_meta":{"traceparent":"a","Name":[["#,
+        r#"{"Method":1,"id":[],"meth"#,
+        r#"{"result":{"requestState":"a\u00"#,
+        "\"\u{e9}",
+    ] {
+        used.feed(&before.as_bytes()[..before.len() - 1]).unwrap();
+        used.reset();
+        used.feed(br#"{"jsonrpc":"2.0","method":"a"}"#).unwrap();
+        used.finish().unwrap();
+        assert_eq!(told(&fresh), told(&used), "after {before}");
+        used.reset();
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn any_chunking_gives_the_same_result(
@@ -201,20 +269,15 @@ proptest::proptest! {
         cuts in proptest::collection::vec(0usize..200, 0..12),
     ) {
         let body = body.concat();
-        let whole = peek(body.as_bytes());
-        let mut pieces = Peek::new();
+        let bytes = body.as_bytes();
         let mut ends: Vec<usize> = cuts.iter().map(|&cut| cut.min(body.len())).chain([0, body.len()]).collect();
         ends.sort_unstable();
-        let fed = ends.windows(2).try_for_each(|w| pieces.feed(&body.as_bytes()[w[0]..w[1]]));
-        let result = fed.and_then(|()| pieces.finish());
-        proptest::prop_assert_eq!(whole.as_ref().map(|_| ()).map_err(|e| *e), result);
-        if let Ok(whole) = whole {
-            proptest::prop_assert_eq!(whole.method(), pieces.method());
-            proptest::prop_assert_eq!(whole.id(), pieces.id());
-            proptest::prop_assert_eq!(whole.name(), pieces.name());
-            proptest::prop_assert_eq!(whole.request_state(), pieces.request_state());
+        let (ended, whole) = fed([bytes]);
+        for (cut_ended, cut_whole) in [fed(ends.windows(2).map(|w| &bytes[w[0]..w[1]])), fed(bytes.chunks(1))] {
+            proptest::prop_assert_eq!(ended, cut_ended);
+            proptest::prop_assert_eq!(told(&whole), told(&cut_whole));
         }
-        agrees_with_serde(body.as_bytes());
+        agrees_with_serde(bytes);
     }
 }
 
@@ -245,4 +308,8 @@ const PIECES: &[&str] = &[
     "\\",
     "\"_meta\":{\"io.modelcontextprotocol/protocolVersion\":\"2026-07-28\"}",
     "\"requestState\":\"x\"",
+    "\"id\":12,",
+    "\"arguments\":{\"a\":{\"b\":\"c\"}}",
+    "\"b\" : 7 , ",
+    "},",
 ];

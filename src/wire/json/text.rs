@@ -1,71 +1,56 @@
 //! Strings and numbers, over the ends of pieces.
 
 use super::PeekError::{self, Duplicate, Grammar};
-use super::keys::{Place, key_at, lookalike_at};
+use super::keys::{key_at, lookalike_at};
 use super::{KEY_BYTES_MAX, Number, Peek, Sink, State, ends_a_number};
 
+/// No quote, backslash or control character, and ASCII.
+fn is_plain(byte: u8) -> bool {
+    (byte as i8 >= 0x20) & (byte != b'"') & (byte != b'\\')
+}
+
+/// Where in a block the first byte stands that is not plain.
+#[cfg(target_arch = "x86_64")]
+fn stop_in(block: &[u8; 16]) -> Option<usize> {
+    use std::arch::x86_64 as simd;
+
+    #[target_feature(enable = "sse2")]
+    fn stops(block: u128) -> i32 {
+        let block = simd::_mm_set_epi64x((block >> 64) as i64, block as i64);
+        let below = simd::_mm_cmplt_epi8(block, simd::_mm_set1_epi8(0x20));
+        let quotes = simd::_mm_cmpeq_epi8(block, simd::_mm_set1_epi8(b'"' as i8));
+        let backslashes = simd::_mm_cmpeq_epi8(block, simd::_mm_set1_epi8(b'\\' as i8));
+        simd::_mm_movemask_epi8(simd::_mm_or_si128(below, simd::_mm_or_si128(quotes, backslashes)))
+    }
+
+    // SAFETY: every x86-64 has SSE2. Without it the peek into 250 bytes takes 11 % more instructions, into 60 KB 49 %.
+    let stops = unsafe { stops(u128::from_le_bytes(*block)) };
+    (stops != 0).then(|| stops.trailing_zeros() as usize)
+}
+
+/// Where in a block the first byte stands that is not plain. Made of steps that a compiler does for all bytes at a time.
+#[cfg(not(target_arch = "x86_64"))]
+fn stop_in(block: &[u8; 16]) -> Option<usize> {
+    let stops = u128::from_le_bytes(block.map(|byte| if is_plain(byte) { 0 } else { 0xff }));
+    (stops != 0).then(|| stops.trailing_zeros() as usize / 8)
+}
+
 /// How many bytes from the front are ASCII that stands for itself in a string: no quote, backslash or control character.
-fn plain_run(bytes: &[u8]) -> usize {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    const TOPS: u64 = u64::from_le_bytes([0x80; 8]);
-    const QUOTES: u64 = u64::from_le_bytes([b'"'; 8]);
-    const BACKSLASHES: u64 = u64::from_le_bytes([b'\\'; 8]);
-    const SPACES: u64 = u64::from_le_bytes([b' '; 8]);
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (at, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let (quotes, backslashes) = (word ^ QUOTES, word ^ BACKSLASHES);
-        // A byte that is zero, or less than a space, borrows into its top bit. One above it may be taken for one too, which
-        // the lowest that is found never is.
-        let found = (quotes.wrapping_sub(ONES) & !quotes)
-            | (backslashes.wrapping_sub(ONES) & !backslashes)
-            | (word.wrapping_sub(SPACES) & !word)
-            | word;
-        if found & TOPS != 0 {
-            return at * 8 + (found & TOPS).trailing_zeros() as usize / 8;
+#[inline]
+pub(super) fn plain_run(bytes: &[u8]) -> usize {
+    for (at, block) in bytes.as_chunks().0.iter().enumerate() {
+        if let Some(stop) = stop_in(block) {
+            return at * 16 + stop;
         }
     }
-    let is_plain = |byte: &u8| matches!(byte, 0x20..0x80) && !matches!(byte, b'"' | b'\\');
-    bytes.len() - rest.len() + rest.iter().take_while(|byte| is_plain(byte)).count()
+    match bytes.last_chunk() {
+        // The last block, of which the front is known to be plain.
+        Some(block) => stop_in(block).map_or(bytes.len(), |stop| bytes.len() - 16 + stop),
+        None => bytes.iter().take_while(|byte| is_plain(**byte)).count(),
+    }
 }
 
 impl Peek {
-    /// A key from its quote on, and the colon behind it if that is there too; how many bytes that was.
-    pub(super) fn key(&mut self, bytes: &[u8]) -> Result<usize, PeekError> {
-        self.in_key = true;
-        self.key.clear();
-        self.key_overflow = false;
-        self.sink = if self.place() == Place::Elsewhere { Sink::Nothing } else { Sink::Key };
-        self.state = State::String;
-        let end = 1 + plain_run(&bytes[1..]);
-        // A key in one piece without escapes is looked at where it is.
-        if bytes.get(end) != Some(&b'"') {
-            return Ok(1);
-        }
-        self.end_key(&bytes[1..end])?;
-        if bytes.get(end + 1) != Some(&b':') {
-            return Ok(end + 1);
-        }
-        self.state = State::Value;
-        Ok(end + 2)
-    }
-
-    /// A string that is a value, from its quote on, and the comma behind it if they are there; how many bytes that was.
-    pub(super) fn string_value(&mut self, bytes: &[u8]) -> Result<usize, PeekError> {
-        self.begin_string();
-        let end = 1 + plain_run(&bytes[1..]);
-        if bytes.get(end) != Some(&b'"') {
-            return Ok(1);
-        }
-        self.keep(&bytes[1..end])?;
-        self.end_string()?;
-        if bytes.get(end + 1) != Some(&b',') || self.depth == 0 {
-            return Ok(end + 1);
-        }
-        self.state = if self.in_object() { State::Key } else { State::Value };
-        Ok(end + 2)
-    }
-
     /// A run of a string up to its end, an escape, or the end of the piece; how many bytes that was.
     pub(super) fn string(&mut self, bytes: &[u8]) -> Result<usize, PeekError> {
         let plain = plain_run(bytes);
@@ -118,7 +103,7 @@ impl Peek {
     }
 
     pub(super) fn escape(&mut self, byte: u8) -> Result<(), PeekError> {
-        if let Sink::Raw { .. } = self.sink {
+        if self.sink == Sink::Raw {
             if self.state == State::Escape {
                 self.keep(b"\\")?;
             }
@@ -184,41 +169,49 @@ impl Peek {
 
     fn end_string(&mut self) -> Result<(), PeekError> {
         if !self.in_key {
-            if let Sink::Raw { .. } = self.sink {
-                self.arena.push(b'"');
-            }
-            return self.end_scalar();
+            self.end_string_value();
+            return Ok(());
+        }
+        self.in_key = false;
+        if self.sink != Sink::Key {
+            (self.state, self.current) = (State::Colon, None);
+            return Ok(());
         }
         let key = std::mem::take(&mut self.key);
-        let ended = self.end_key(&key);
+        let ended = self.end_key(&key, !self.key_overflow);
         self.key = key;
         ended
     }
 
-    fn end_key(&mut self, key: &[u8]) -> Result<(), PeekError> {
-        self.in_key = false;
-        self.state = State::Colon;
-        self.current = None;
-        if self.sink != Sink::Key {
-            return Ok(());
+    #[inline]
+    pub(super) fn end_string_value(&mut self) {
+        if self.sink == Sink::Raw {
+            self.arena.push(b'"');
         }
-        let is_whole = !self.key_overflow && key.len() <= KEY_BYTES_MAX;
-        match key_at(self.place(), key).filter(|_| is_whole) {
-            Some((key, spelled)) => {
-                if self.has(key) {
-                    return Err(Duplicate(spelled));
-                }
-                self.seen |= 1 << key as u32;
-                self.current = Some(key);
-            }
-            // What was kept of a key that is too long counts up to its NUL.
-            None if is_whole || key.contains(&0) => {
-                let kept = &key[..key.len().min(KEY_BYTES_MAX)];
-                self.kept.lookalike = self.kept.lookalike.or(lookalike_at(self.place(), kept));
-            }
-            None => {}
+        self.end_scalar();
+    }
+
+    /// A key at a place where keys matter; if it is not whole, what was kept of it.
+    #[inline(always)]
+    pub(super) fn end_key(&mut self, key: &[u8], is_whole: bool) -> Result<(), PeekError> {
+        self.state = State::Colon;
+        self.current = key_at(self.place, key).filter(|_| is_whole);
+        match self.current {
+            Some(key) if self.has(key) => return Err(Duplicate(key.spelled())),
+            Some(key) => self.seen |= 1 << key as u32,
+            None => self.end_strange_key(key, is_whole),
         }
         Ok(())
+    }
+
+    /// None of ours, but maybe like one.
+    #[inline(never)]
+    fn end_strange_key(&mut self, key: &[u8], is_whole: bool) {
+        // What was kept of a key that is too long counts up to its NUL.
+        if (is_whole && key.len() <= KEY_BYTES_MAX) || key.contains(&0) {
+            let kept = &key[..key.len().min(KEY_BYTES_MAX)];
+            self.kept.lookalike = self.kept.lookalike.or(lookalike_at(self.place, kept));
+        }
     }
 
     pub(super) fn number(&mut self, number: Number, byte: u8) -> Result<usize, PeekError> {
@@ -231,7 +224,7 @@ impl Peek {
             (Number::Exponent, b'+' | b'-') => Number::ExponentSign,
             (Number::Exponent | Number::ExponentSign | Number::ExponentDigits, b'0'..=b'9') => Number::ExponentDigits,
             _ if ends_a_number(number) => {
-                self.end_scalar()?;
+                self.end_scalar();
                 return Ok(0);
             }
             _ => return Err(Grammar("number")),
@@ -250,12 +243,13 @@ mod tests {
     fn a_run_ends_where_a_byte_is_not_plain_wherever_that_stands() {
         for byte in 0..=255u8 {
             let plain = matches!(byte, 0x20..0x80) && byte != b'"' && byte != b'\\';
-            for at in 0..20 {
+            for (length, at) in [7, 16, 23, 50].into_iter().flat_map(|length| (0..length).map(move |at| (length, at))) {
                 // What follows must not be taken for it, nor what stands before.
                 for around in [b'a', b'!', b'#', b'[', b']', 0x7f] {
-                    let mut text = vec![around; 23];
+                    let mut text = vec![around; length];
                     text[at] = byte;
-                    assert_eq!(plain_run(&text), if plain { 23 } else { at }, "{byte:#x} at {at} in {around:#x}");
+                    let run = if plain { length } else { at };
+                    assert_eq!(plain_run(&text), run, "{byte:#x} at {at} of {length} in {around:#x}");
                 }
             }
         }
