@@ -78,7 +78,9 @@ impl Flow {
             drop(streaming);
             client.enter(Phase::Busy);
             let after = match passed {
-                Ok(()) => after,
+                Ok(()) if rest.is_framed_to_its_end() => after,
+                // A drain cut it before the length that it announced: nothing may be taken for the rest.
+                Ok(()) => After::Close,
                 Err(refusal) => {
                     refusal.fault().into_iter().for_each(|fault| lease.cells().fault(fault));
                     account::refused(account, &refusal, false);

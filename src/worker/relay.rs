@@ -402,6 +402,11 @@ impl Rest {
         self.events.as_ref().is_some_and(EventScanner::at_boundary)
     }
 
+    /// The client can tell the end from what follows, also if the answer was [cut](Rest::cut).
+    pub fn is_framed_to_its_end(&self) -> bool {
+        self.chunked || self.is_done()
+    }
+
     /// Upstream's connection holds nothing more.
     pub fn is_clean(&self) -> bool {
         self.is_done() && !self.surplus

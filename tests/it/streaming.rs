@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Barrier};
 
+use rustix::process::Signal;
+
 use crate::on_both_drivers;
 use crate::support::mcp::{modern, modern_call, modern_fields};
 use crate::support::*;
@@ -14,6 +16,7 @@ on_both_drivers!(
     a_stream_that_ends_leaves_both_connections_usable,
     each_stream_gets_its_own_events,
     what_is_asked_behind_a_stream_is_answered_when_that_ends,
+    a_length_that_a_drain_cuts_is_not_filled_with_the_next_answer,
     a_subscription_is_told_of_when_it_ends,
     a_quiet_stream_is_not_cut,
     a_slow_reader_slows_the_upstream_and_grows_no_memory,
@@ -185,6 +188,23 @@ fn each_stream_gets_its_own_events(driver: Driver) {
         let expected: String = (0..EVENTS).map(|event| format!("id: {event}\ndata: /{n} {event}\n\n")).collect();
         assert_eq!(client.response().text(), expected);
     }
+}
+
+fn a_length_that_a_drain_cuts_is_not_filled_with_the_next_answer(driver: Driver) {
+    let upstream = FakeUpstream::new(|conversation| {
+        while conversation.request().is_some() {
+            conversation
+                .send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 900\r\n\r\ndata: x\n\n");
+        }
+    });
+    let proxy = Proxy::before(driver, &[&upstream]).workers(1).start();
+    let mut client = proxy.connect();
+    client.send(&[get("/stream", ""), get("/next", "")].concat());
+    assert_eq!(client.head().one("Content-Length"), Some("900"));
+    proxy.signal(Signal::TERM);
+    let (rest, ending) = client.wire.rest(PATIENCE);
+    assert_eq!(String::from_utf8_lossy(&rest), "data: x\n\n");
+    assert!(ending.is_some());
 }
 
 fn what_is_asked_behind_a_stream_is_answered_when_that_ends(driver: Driver) {
