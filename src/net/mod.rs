@@ -35,6 +35,17 @@ pub fn sleep(duration: std::time::Duration) -> monoio::time::Sleep {
     monoio::time::sleep(duration)
 }
 
+/// Let everybody else run, and the driver look at its timers, new connections and other threads, if it has not done so for a
+/// millisecond. For those who may always have something to do: a task that is woken at once is run before all others, and the
+/// driver is asked only when no task is left to run.
+pub async fn others_first() {
+    const LATELY: std::time::Duration = std::time::Duration::from_millis(1);
+    if let Some(lately) = monoio::time::Instant::now().checked_sub(LATELY) {
+        // Over at once only if timers were looked at since.
+        monoio::time::sleep_until(lately).await;
+    }
+}
+
 /// Whether a connection failed for want of something on this side (descriptors, ports, memory): no reason to think worse
 /// of the peer, let alone to give up its sessions.
 pub fn is_shortage(error: &std::io::Error) -> bool {

@@ -29,10 +29,6 @@ use super::posts::{self, Mail};
 
 /// Events that are taken at once.
 const EVENTS: usize = 256;
-/// A turn with so many events was a busy one: those of the next are probably there already.
-const BUSY_EVENTS: usize = 4;
-/// Turns without a look at what monoio itself waits for: timers, new connections, other threads.
-const BUSY_TURNS_MAX: usize = 8;
 /// What is told of every socket.
 const READING: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
 
@@ -378,7 +374,7 @@ async fn turns(epoll: Rc<OwnedFd>, waiter: TcpStream, mut stopped: oneshot::Rece
     loop {
         let mut waiting = pin!(waiter.readable(false));
         let woken = poll_fn(|cx| {
-            // What was posted by tasks that something else woke.
+            // The first post of a turn wakes this one, behind all tasks that are to run.
             posts::send_all();
             posts::wake_to_send(cx.waker());
             if Pin::new(&mut stopped).poll(cx).is_ready() {
@@ -394,46 +390,21 @@ async fn turns(epoll: Rc<OwnedFd>, waiter: TcpStream, mut stopped: oneshot::Rece
             }
             Some(_) => {}
         }
-        for _ in 0..BUSY_TURNS_MAX {
-            let taken = take_events(&epoll, &mut events);
-            if taken == 0 {
-                break;
-            }
-            // Behind all tasks that are to run now.
-            yield_now().await;
-            posts::send_all();
-            if taken < BUSY_EVENTS {
-                break;
-            }
-        }
+        take_events(&epoll, &mut events);
     }
 }
 
-/// Tell of all that happened; how many events that was.
-fn take_events(epoll: &OwnedFd, space: &mut [MaybeUninit<Event>; EVENTS]) -> usize {
+/// Tell of all that happened.
+fn take_events(epoll: &OwnedFd, space: &mut [MaybeUninit<Event>; EVENTS]) {
     const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut all = 0;
     loop {
-        let Ok((taken, _)) = epoll::wait(epoll, &mut *space, Some(&NOW)) else { return all };
+        let Ok((taken, _)) = epoll::wait(epoll, &mut *space, Some(&NOW)) else { return };
         SOCKETS.with_borrow(|sockets| sockets.tell_all(taken));
-        all += taken.len();
         // What is left would be told of by no edge.
         if taken.len() < EVENTS {
-            return all;
+            return;
         }
     }
-}
-
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// The epoll as something that monoio can wait for: of its types, this one waits for a descriptor of any kind.
