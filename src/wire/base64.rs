@@ -21,15 +21,28 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(4) {
         return None;
     }
-    let mut out = Vec::with_capacity(text.len() / 4 * 3);
+    let (bytes, left_over) = decode_digits(digits.as_bytes(), *b"+/")?;
+    (left_over.value == 0).then_some(bytes)
+}
+
+/// Bits behind the last whole byte.
+pub struct LeftOver {
+    pub bits: u32,
+    pub value: u32,
+}
+
+/// Digits without padding, of the alphabet whose `last` two are these. How strict to be about what is left over is up to the
+/// caller.
+pub fn decode_digits(digits: &[u8], last: [u8; 2]) -> Option<(Vec<u8>, LeftOver)> {
+    let mut out = Vec::with_capacity(digits.len() / 4 * 3 + 2);
     let (mut word, mut bits) = (0u32, 0);
-    for digit in digits.bytes() {
+    for &digit in digits {
         let value = match digit {
             b'A'..=b'Z' => digit - b'A',
             b'a'..=b'z' => digit - b'a' + 26,
             b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
+            _ if digit == last[0] => 62,
+            _ if digit == last[1] => 63,
             _ => return None,
         };
         word = word << 6 | u32::from(value);
@@ -39,7 +52,7 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
             out.push((word >> bits) as u8);
         }
     }
-    (word & ((1 << bits) - 1) == 0).then_some(out)
+    Some((out, LeftOver { bits, value: word & ((1 << bits) - 1) }))
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use super::base64::decode_digits;
+
 /// A signature algorithm with a key pair. There is no `none` and no HMAC here, so no token can choose one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Algorithm {
@@ -88,26 +90,8 @@ const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 
 /// `None`: not base64url, padded, or with bits left over, which would spell one value in several ways.
 pub fn decode_base64url(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len() / 4 * 3 + 2);
-    let (mut word, mut bits) = (0u32, 0);
-    for digit in text.bytes() {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'-' => 62,
-            b'_' => 63,
-            _ => return None,
-        };
-        word = word << 6 | u32::from(value);
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            out.push((word >> bits) as u8);
-        }
-    }
-    let left_over = word & ((1 << bits) - 1);
-    (bits < 6 && left_over == 0).then_some(out)
+    let (bytes, left_over) = decode_digits(text.as_bytes(), *b"-_")?;
+    (left_over.bits < 6 && left_over.value == 0).then_some(bytes)
 }
 
 pub fn encode_base64url(bytes: &[u8]) -> String {

@@ -1,5 +1,6 @@
 //! What the Model Context Protocol asks of whoever looks into its messages (Transports, 2025-11-25 and 2026-07-28).
 
+use crate::wire::base64::decode_digits;
 use crate::wire::json::{Kind, Peek};
 
 /// The key of `params._meta` that makes a request a modern one.
@@ -85,25 +86,7 @@ fn decode_value(value: &[u8]) -> Option<Vec<u8>> {
     if inner.len() % 4 != 0 || inner.len() - digits > 2 {
         return None;
     }
-    let mut out = Vec::with_capacity(inner.len() / 4 * 3);
-    let (mut word, mut bits) = (0u32, 0);
-    for &digit in &inner[..digits] {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        word = word << 6 | u32::from(value);
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            out.push((word >> bits) as u8);
-        }
-    }
-    Some(out)
+    decode_digits(&inner[..digits], *b"+/").map(|(bytes, _)| bytes)
 }
 
 /// Methods that change nothing, so that a request may be sent once more.

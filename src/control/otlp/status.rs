@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::wire::base64::decode_digits;
 use crate::wire::protobuf::{Value, fields, inner};
 
 /// What became of a batch.
@@ -68,24 +69,8 @@ fn retry_delay(status: &[u8]) -> Option<Duration> {
 
 /// With or without padding, as binary metadata come.
 fn base64(text: &[u8]) -> Option<Vec<u8>> {
-    let (mut out, mut word, mut bits) = (Vec::with_capacity(text.len()), 0u32, 0);
     let digits = text.iter().rposition(|&byte| byte != b'=').map_or(0, |last| last + 1);
-    for &digit in &text[..digits] {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        (word, bits) = (word << 6 | u32::from(value), bits + 6);
-        if bits >= 8 {
-            bits -= 8;
-            out.push((word >> bits) as u8);
-        }
-    }
-    Some(out)
+    decode_digits(&text[..digits], *b"+/").map(|(bytes, _)| bytes)
 }
 
 fn name(code: u32) -> String {
