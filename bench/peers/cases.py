@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import random
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -197,7 +198,10 @@ def crowd(options: Options, others: list) -> list[Subject]:
 
             def load(proxy: Running, number=number) -> dict:
                 if proxy.name not in begun:
-                    begun[proxy.name] = callers(options, proxy, [(id, "-") for id in loads.sessions(proxy, number, "/begin")])
+                    ids = loads.sessions(proxy, number, "/begin")
+                    # Nobody comes again in the order of memory.
+                    random.Random(1).shuffle(ids)
+                    begun[proxy.name] = callers(options, proxy, [(id, "-") for id in ids])
                 return loads.wrk(proxy, begun[proxy.name], 64, options.seconds, ["turn", "call"])
 
             start = partial(proxies.shadowcat, binary, name, Setup(), port, options.work, options.driver)

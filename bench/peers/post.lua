@@ -23,11 +23,6 @@ local function body_of(kind)
 end
 
 function init(args)
-    local callers = {}
-    for line in io.lines(args[1]) do
-        local session, token = line:match("^(%S+) (%S+)$")
-        callers[#callers + 1] = { session, token }
-    end
     local turn, body = args[2] == "turn", args[3]
     local close, vary = false, false
     for i = 4, #args do
@@ -44,6 +39,33 @@ function init(args)
     wrk.headers["baggage"] = string.rep("b", 200)
     if close then wrk.headers["Connection"] = "close" end
     wrk.body = body_of(body)
+    if turn then
+        -- Put together as it is needed, from one text of all ids, which are equally long: many small things are work for the
+        -- client that few are not. Each request is a new text, however few ids there are.
+        local file = io.open(args[1])
+        local ids = file:read("*a")
+        file:close()
+        local line = ids:find("\n")
+        local width, count = line - #" -\n", #ids / line
+        wrk.headers["Mcp-Session-Id"] = "@"
+        wrk.headers["Cookie"] = string.rep("c", 300)
+        local text = wrk.format():gsub("b7ad6b7169203331", "b7ad6b71#")
+        local one, first, two, _, three = text:match("^(.-)([@#])(\r?.-)([@#])(.*)$")
+        local n = 0
+        function request()
+            n = n + 1
+            local at = n % count * line
+            local id, number = ids:sub(at + 1, at + width), string.format("%08x", n)
+            if first == "#" then id, number = number, id end
+            return one .. id .. two .. number .. three
+        end
+        return
+    end
+    local callers = {}
+    for line in io.lines(args[1]) do
+        local session, token = line:match("^(%S+) (%S+)$")
+        callers[#callers + 1] = { session, token }
+    end
     local function as(caller)
         if caller[1] ~= "-" then wrk.headers["Mcp-Session-Id"] = caller[1] end
         if caller[2] ~= "-" then
@@ -51,18 +73,6 @@ function init(args)
         else
             wrk.headers["Cookie"] = string.rep("c", 300)
         end
-    end
-    if turn then
-        -- Put together as it is needed: a hundred thousand texts of a kilobyte are more than a Lua holds gladly.
-        wrk.headers["Mcp-Session-Id"] = "@"
-        wrk.headers["Cookie"] = string.rep("c", 300)
-        local before, after = wrk.format():match("^(.-: )@(\r\n.*)$")
-        local at = 0
-        function request()
-            at = at % #callers + 1
-            return before .. callers[at][1] .. after
-        end
-        return
     end
     if body == "modern" then
         wrk.headers["MCP-Protocol-Version"] = "2026-07-28"

@@ -124,7 +124,7 @@ fn peek_60k() -> Work {
 }
 
 fn copy_on(out: &mut Vec<u8>, fields: &shadowcat::wire::http1::head::Fields, bytes: &[u8], not: &[Name]) {
-    let mut lines = Lines::new(out, bytes);
+    let mut lines = Lines::new(out, bytes, None);
     for field in encode::forwardable(fields, bytes) {
         if !not.contains(&field.known) {
             lines.copy(field);

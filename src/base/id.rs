@@ -37,13 +37,13 @@ impl SessionId {
     /// The id that `text` of a client spells; `None` for anything that we cannot have issued.
     pub fn parse(text: &[u8]) -> Option<SessionId> {
         let text: [u8; SessionId::LEN] = text.try_into().ok()?;
-        text.iter().all(is_digit).then_some(SessionId(text))
+        are_digits(&text).then_some(SessionId(text))
     }
 
     /// The name that these bytes of a store spell, derived ones included.
     pub fn from_stored(text: &[u8]) -> Option<SessionId> {
         let text: [u8; SessionId::LEN] = text.try_into().ok()?;
-        let fine = (is_digit(&text[0]) || text[0] == DERIVED) && text[1..].iter().all(is_digit);
+        let fine = (is_digit(text[0]) || text[0] == DERIVED) && are_digits(&text[1..]);
         fine.then_some(SessionId(text))
     }
 
@@ -89,8 +89,13 @@ impl Hasher for IdHasher {
 /// In the place of the first digit of a derived name; no digit of base64url.
 const DERIVED: u8 = b'~';
 
-fn is_digit(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
+fn is_digit(byte: u8) -> bool {
+    byte.is_ascii_digit() | (byte | 0x20).is_ascii_lowercase() | (byte == b'-') | (byte == b'_')
+}
+
+/// All of them looked at, many at once.
+fn are_digits(text: &[u8]) -> bool {
+    text.iter().fold(true, |all, &byte| all & is_digit(byte))
 }
 
 fn spelt(bytes: [u8; 24]) -> [u8; SessionId::LEN] {

@@ -227,7 +227,7 @@ impl Publisher {
     }
 
     fn show(&self, view: View) {
-        self.shared.view.store(Arc::new(view));
+        self.shared.view.replace(view);
         self.health.give();
     }
 

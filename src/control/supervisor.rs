@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use crossbeam::channel::{Receiver, Sender, after, bounded, never, select, tick, unbounded};
 use futures_channel::mpsc;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -28,7 +28,7 @@ use crate::store::{self, Store};
 use crate::table::Affinity;
 use crate::tape::Recorder;
 use crate::telemetry::{Logs, Registry};
-use crate::worker::{self, Command, Shared};
+use crate::worker::{self, Command, Published, Shared};
 
 /// Pause before a worker that died is started anew, so that one that dies at once does not spin.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
@@ -93,7 +93,7 @@ pub fn serve(start: Start, listening: impl FnOnce(SocketAddr)) -> anyhow::Result
     let registry: Arc<Registry> = Arc::default();
     let (scrapes, asked) = metrics::queue();
     let shared = Arc::new(Shared {
-        view: ArcSwap::from_pointee(view),
+        view: Published::new(view),
         store: store.clone(),
         affinity: Affinity::default(),
         workers: (0..plan.workers).map(|index| registry.worker(index)).collect(),

@@ -197,21 +197,29 @@ impl Buffer {
 }
 
 impl Drop for Buffer {
+    #[inline]
     fn drop(&mut self) {
-        let mut mem = std::mem::take(&mut self.mem);
-        mem.clear();
-        // A thread that is shutting down has no pool any more; then the memory is simply freed.
-        let _ = POOL.try_with(|pool| {
-            let mut pool = pool.borrow_mut();
-            if mem.capacity() == HEAD_BYTES && pool.heads.len() < POOLED_HEADS_MAX {
-                pool.heads.push(mem);
-            } else if mem.capacity() == SMALL_BYTES && pool.small.len() < POOLED_MAX {
-                pool.small.push(mem);
-            } else if mem.capacity() > 0 && mem.capacity() == pool.large_bytes && pool.large.len() < POOLED_MAX / 8 {
-                pool.large.push(mem);
-            }
-        });
+        // Most have been taken, or never had any.
+        if !self.has_no_memory() {
+            give_back(std::mem::take(&mut self.mem));
+        }
     }
+}
+
+#[inline(never)]
+fn give_back(mut mem: Vec<u8>) {
+    mem.clear();
+    // A thread that is shutting down has no pool any more; then the memory is simply freed.
+    let _ = POOL.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        if mem.capacity() == HEAD_BYTES && pool.heads.len() < POOLED_HEADS_MAX {
+            pool.heads.push(mem);
+        } else if mem.capacity() == SMALL_BYTES && pool.small.len() < POOLED_MAX {
+            pool.small.push(mem);
+        } else if mem.capacity() == pool.large_bytes && pool.large.len() < POOLED_MAX / 8 {
+            pool.large.push(mem);
+        }
+    });
 }
 
 // SAFETY: the vector's allocation does not move while the operation owns the buffer, and `start <= len <= capacity`.

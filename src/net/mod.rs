@@ -19,6 +19,7 @@ mod socket;
 pub mod soon;
 pub mod stream;
 pub mod tls;
+pub mod turn;
 
 pub use buffer::Buffer;
 pub use race::{Either, Expired, race, within};

@@ -17,6 +17,7 @@ use rustix::net::SendFlags;
 
 use super::Buffer;
 use super::ready::State;
+use super::turn;
 
 thread_local! {
     static QUEUE: Queue = const {
@@ -163,19 +164,31 @@ pub fn use_ring(builder: io_uring::Builder) -> io::Result<()> {
     Ok(())
 }
 
+/// Send at the end of each turn, until [`end`].
+pub async fn send_in_turns() {
+    QUEUE.with(|queue| queue.has_ended.set(false));
+    poll_fn(|cx| {
+        send_all();
+        turn::end();
+        QUEUE.with(|queue| {
+            queue.sender.set(Some(cx.waker().clone()));
+            if queue.has_ended.get() { Poll::Ready(()) } else { Poll::Pending }
+        })
+    })
+    .await;
+}
+
+/// Let the turn end when all tasks have run that are to run now.
+pub fn end_turn() {
+    QUEUE.with(|queue| queue.sender.take().into_iter().for_each(Waker::wake));
+}
+
 /// The ring goes with the runtime.
 pub fn end() {
     QUEUE.with(|queue| queue.has_ended.set(true));
     send_all();
     QUEUE.with(|queue| queue.ring.take());
-}
-
-/// The next post wakes this one, to [`send_all`].
-pub fn wake_to_send(sender: &Waker) {
-    QUEUE.with(|queue| {
-        queue.has_ended.set(false);
-        queue.sender.set(Some(sender.clone()));
-    });
+    end_turn();
 }
 
 impl Post {

@@ -26,6 +26,7 @@ use rustix::net::RecvFlags;
 
 use super::Buffer;
 use super::posts::{self, Mail};
+use super::turn;
 
 /// Events that are taken at once.
 const EVENTS: usize = 256;
@@ -358,9 +359,11 @@ pub async fn attended<T>(main: impl Future<Output = T>) -> io::Result<T> {
     let waiter = waiter(&epoll)?;
     SOCKETS.with_borrow_mut(|sockets| sockets.epoll = Some(epoll.clone()));
     let (stop, stopped) = oneshot::channel();
+    let sender = monoio::spawn(posts::send_in_turns());
     let events = monoio::spawn(turns(epoll, waiter, stopped));
     let result = main.await;
     posts::end();
+    sender.await;
     // A wait that outlives its runtime keeps the ring, and with it every descriptor that waits on it.
     drop(stop);
     events.await;
@@ -374,9 +377,6 @@ async fn turns(epoll: Rc<OwnedFd>, waiter: TcpStream, mut stopped: oneshot::Rece
     loop {
         let mut waiting = pin!(waiter.readable(false));
         let woken = poll_fn(|cx| {
-            // The first post of a turn wakes this one, behind all tasks that are to run.
-            posts::send_all();
-            posts::wake_to_send(cx.waker());
             if Pin::new(&mut stopped).poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
@@ -399,7 +399,13 @@ fn take_events(epoll: &OwnedFd, space: &mut [MaybeUninit<Event>; EVENTS]) {
     const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
     loop {
         let Ok((taken, _)) = epoll::wait(epoll, &mut *space, Some(&NOW)) else { return };
+        if taken.is_empty() {
+            return;
+        }
+        turn::begin();
         SOCKETS.with_borrow(|sockets| sockets.tell_all(taken));
+        // Behind those who were told.
+        posts::end_turn();
         // What is left would be told of by no edge.
         if taken.len() < EVENTS {
             return;

@@ -11,6 +11,7 @@ use super::refusal::Refusal;
 use super::report::{self, Notes};
 use super::tap::{self, Tap};
 use super::upstream::LocalView;
+use crate::net::turn;
 use crate::telemetry::Fault;
 use crate::telemetry::account::{Account, By, Ended, MethodId, Outcome, Split};
 use crate::wire::answer::{Form, Listener, Said};
@@ -61,7 +62,7 @@ pub struct Closed<'a> {
 impl Ledger {
     /// Of a request whose head is parsed.
     pub fn of(head: &RequestHead) -> Ledger {
-        let account = Account::new(Instant::now());
+        let account = Account::new(turn::time());
         account.verb.set(head.method);
         account.bytes_in.set(head.len as u64);
         let (tap, notes) = (Tap::default(), Notes::default());

@@ -1,6 +1,6 @@
 //! One client connection: wait, read a head, run the exchange, again.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell};
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::Range;
@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
@@ -53,11 +53,6 @@ impl Client {
         self.flags.write_by.set((fd, tick));
     }
 
-    /// Be woken when the worker drains.
-    pub fn wake_at_drain(&self, waker: &Waker) {
-        self.flags.drain.replace(Some(waker.clone()));
-    }
-
     /// Among those of this worker.
     pub fn number(&self) -> u64 {
         self.flags.number
@@ -78,14 +73,14 @@ impl Client {
                     return Poll::Ready(None);
                 }
                 if let Poll::Ready(came) = readable.as_mut().poll(cx) {
-                    self.flags.resting.take();
+                    self.flags.is_resting.set(false);
                     return Poll::Ready(Some(Rest::Over(came)));
                 }
                 if briefly {
                     if worker.ticks.get() > since + 1 {
                         return Poll::Ready(Some(Rest::Long));
                     }
-                    self.flags.resting.set(Some(cx.waker().clone()));
+                    self.flags.is_resting.set(true);
                 }
                 Poll::Pending
             });
@@ -187,16 +182,21 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         number: id,
         client_fd: stream.fd(),
         phase: Cell::new(Phase::New),
-        drain: RefCell::default(),
+        waker: OnceCell::new(),
         write_by: Cell::new((0, 0)),
         idle_by: Cell::new(0),
-        resting: Cell::default(),
+        is_resting: Cell::new(false),
     });
     worker.connections.borrow_mut().insert(id, flags.clone());
     worker.cells.connections.add(1);
     let worker = worker.clone();
     net::spawn(async move {
         let guard = Registered { worker: worker.clone(), id };
+        poll_fn(|cx| {
+            let _ = flags.waker.set(cx.waker().clone());
+            Poll::Ready(())
+        })
+        .await;
         let served = async {
             let Some((peer, trusted)) = identify(&worker, &stream, peer.ip().to_canonical()).await else { return };
             if let Some(stream) = secure(&worker, stream, peer).await {
@@ -500,9 +500,10 @@ async fn next_head(client: &Client, plan: &Plan, input: &mut Buffer, scratch: &m
             scratch.repeated.written.expect();
             return Next::Request;
         }
-        Repeats::Form => {
+        Repeats::Form { same_session } => {
             scratch.bytes.keep_head(&input.bytes()[..scratch.head.len]);
-            scratch.repeated.forget_values();
+            scratch.repeated.session.take_if(|_| !same_session);
+            scratch.repeated.written.expect();
             return Next::Request;
         }
         Repeats::Nothing => {}

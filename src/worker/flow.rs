@@ -129,7 +129,7 @@ enum Came {
 }
 
 async fn pass(passage: &Passage<'_>, lease: &Lease, rest: &mut Rest, inspect: &mut Inspect) -> Result<(), Refusal> {
-    let (mut reading, mut watching, mut is_told) = (None, true, false);
+    let (mut reading, mut watching) = (None, true);
     while !rest.is_done() {
         let between_events = rest.is_between_events();
         let came = poll_fn(|cx| {
@@ -141,9 +141,6 @@ async fn pass(passage: &Passage<'_>, lease: &Lease, rest: &mut Rest, inspect: &m
             }
             if between_events && passage.worker.is_draining() {
                 return Poll::Ready(Came::Drain);
-            }
-            if !std::mem::replace(&mut is_told, true) {
-                passage.client.wake_at_drain(cx.waker());
             }
             Poll::Pending
         });

@@ -46,11 +46,12 @@ mod shared;
 mod tap;
 mod upstream;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use futures_channel::mpsc::UnboundedReceiver;
@@ -66,7 +67,7 @@ use crate::wire::json::Peek;
 pub use accept::Place;
 pub use auth::Gate;
 pub use limit::{RateLimits, Rules};
-pub use shared::{Command, Page, Shared, Upstream, View};
+pub use shared::{Command, Page, Published, Shared, Upstream, View};
 
 /// How often a worker looks after idle connections, open streams and its heartbeat.
 const HOUSEKEEPING: Duration = Duration::from_millis(1000 / TICKS_A_SECOND);
@@ -83,6 +84,7 @@ pub struct Worker {
     cells: Arc<WorkerCells>,
     /// The view of the latest look; replaced when `shared.view` was.
     view: RefCell<Rc<upstream::LocalView>>,
+    view_version: Cell<u64>,
     sessions: session::Hot,
     told: limit::Told,
     retry_budget: upstream::RetryBudget,
@@ -127,14 +129,9 @@ struct Repeated {
 }
 
 impl Repeated {
+    /// Another head came.
     fn forget(&mut self) {
-        self.admitted = None;
-        self.forget_values();
-    }
-
-    /// The head has the form that it had, and says something else.
-    fn forget_values(&mut self) {
-        self.session = None;
+        (self.admitted, self.session) = (None, None);
         self.written.forget();
     }
 }
@@ -158,15 +155,23 @@ struct Flags {
     number: u64,
     client_fd: i32,
     phase: Cell<Phase>,
-    /// Whom to wake when a drain comes: an endless stream, which ends between two events.
-    drain: RefCell<Option<std::task::Waker>>,
+    /// Wakes its task: at a drain, if that is an endless stream, which ends between two events; and at the next tick, if it
+    /// rests.
+    waker: OnceCell<Waker>,
     /// A descriptor that is being written to, and the tick at which that is given up (0: nothing is). A timer for each
     /// write would cost more than this look at all of them twice a second.
     write_by: Cell<(i32, u64)>,
     /// The tick at which a client that asks for nothing is left (0: it is not waited for).
     idle_by: Cell<u64>,
-    /// Whom to wake at the next ticks: a connection between two requests that still has all it needs for one.
-    resting: Cell<Option<std::task::Waker>>,
+    /// It is between two requests and still has all it needs for one: at the next tick it looks whether it is to have that any
+    /// longer.
+    is_resting: Cell<bool>,
+}
+
+impl Flags {
+    fn wake(&self) {
+        self.waker.get().into_iter().for_each(Waker::wake_by_ref);
+    }
 }
 
 /// Run worker `index` on this thread until it has drained. Called inside the runtime.
@@ -231,6 +236,7 @@ impl Worker {
             index,
             cells,
             view: RefCell::new(Rc::new(view)),
+            view_version: Cell::new(0),
             sessions: session::Hot::default(),
             told: limit::Told::default(),
             retry_budget: upstream::RetryBudget::default(),
@@ -250,12 +256,15 @@ impl Worker {
 
     /// The configuration of now. A request takes it once, so that a change never splits it.
     fn view(&self) -> Rc<upstream::LocalView> {
-        let current = self.view.borrow().clone();
-        let latest = self.shared.view.load();
+        let (current, version) = (self.view.borrow().clone(), self.shared.view.version());
+        if self.view_version.replace(version) == version {
+            return current;
+        }
+        let latest = self.shared.view.load_full();
         if Arc::ptr_eq(&current.view, &latest) {
             return current;
         }
-        let next = Rc::new(current.successor(self.index, &self.shared, latest.clone()));
+        let next = Rc::new(current.successor(self.index, &self.shared, latest));
         self.view.replace(next.clone());
         next
     }
@@ -282,8 +291,9 @@ impl Worker {
             if (1..=now).contains(&flags.idle_by.get()) {
                 stream::wake_reader(flags.client_fd);
             }
-            // It looks at the tick itself.
-            flags.resting.take().into_iter().for_each(std::task::Waker::wake);
+            if flags.is_resting.take() {
+                flags.wake();
+            }
         }
     }
 
@@ -312,7 +322,7 @@ impl Worker {
         for flags in self.connections.borrow().values() {
             match flags.phase.get() {
                 Phase::Idle => stream::wake_reader(flags.client_fd),
-                Phase::Streaming(_) => flags.drain.borrow_mut().take().into_iter().for_each(std::task::Waker::wake),
+                Phase::Streaming(_) => flags.wake(),
                 Phase::New | Phase::Busy => {}
             }
         }

@@ -7,11 +7,12 @@ use super::connection::Client;
 use super::cookies;
 use super::exchange::Exchange;
 use super::guard::Request;
-use super::session::{self, Session};
+use super::session::Session;
 use super::shared::Upstream;
+use crate::base::Span;
 use crate::identity::Credential;
 use crate::telemetry::account::Account;
-use crate::wire::http1::encode::{self, Lines};
+use crate::wire::http1::encode::{self, Copied, Lines};
 use crate::wire::http1::framing::BodyLength;
 use crate::wire::http1::head::{Method, Name, ResponseHead, Version};
 use crate::wire::mcp::header;
@@ -23,27 +24,41 @@ const VIA: &[u8] = b"1.1 shadowcat";
 /// What we usually add to a head, at most, bytes.
 pub const ADDED_BYTES: usize = 512;
 
-/// The head of a request as upstream got it, up to its framing: the next has the same if it repeats the request's head and
-/// nothing else that it is made of changed.
+/// How the head of a request was put together for upstream, up to its framing: so is the next, if it has the form of the
+/// request's head and nothing else that it is made of changed.
 #[derive(Default)]
 pub struct Written {
-    /// Two requests had the head: a third is expected.
+    /// Two requests had heads of the form: a third is expected.
     is_expected: bool,
     of: Option<Sources>,
-    head: Vec<u8>,
+    /// What is not copied from the request's head.
+    ours: Vec<u8>,
+    /// Where in `ours` the rest goes.
+    places: Places,
+    /// The same head put together anew, which must be equal.
+    #[cfg(debug_assertions)]
+    anew: (Vec<u8>, Places),
 }
 
-/// What such a head is made of besides the request's and what the connection is.
+/// Where in a head what is not the same in the next one stands.
+#[derive(Default)]
+struct Places {
+    /// What is copied from the request's.
+    copied: Vec<Copied>,
+    /// Upstream's id of the session.
+    session: Span,
+}
+
+/// What such a head is made of besides the request's, the session's id and what the connection is.
 struct Sources {
     view: u64,
     upstream: usize,
-    session: Option<session::Key>,
     credential: Option<Arc<Credential>>,
     caller: Caller,
 }
 
 impl Written {
-    /// The same head came again.
+    /// A head of the same form came.
     pub fn expect(&mut self) {
         self.is_expected = true;
     }
@@ -51,6 +66,44 @@ impl Written {
     /// Another head came.
     pub fn forget(&mut self) {
         (self.is_expected, self.of) = (false, None);
+    }
+
+    /// Remember how `head` was put together; the places are those in it.
+    fn keep(&mut self, head: &[u8], of: Sources) {
+        self.ours.clear();
+        let Places { copied, session } = &mut self.places;
+        let (mut from, was) = (0, session.start);
+        for copied in copied {
+            let at = copied.at as usize;
+            self.ours.extend_from_slice(&head[from..at]);
+            from = at + copied.of.len as usize;
+            if copied.at <= was {
+                session.start -= copied.of.len;
+            }
+            copied.at = self.ours.len() as u32;
+        }
+        self.ours.extend_from_slice(&head[from..]);
+        self.of = Some(of);
+    }
+
+    /// The head for a request whose own is in `bytes`; whether it could be put together so.
+    fn repeat(&mut self, out: &mut Vec<u8>, exchange: &Exchange<'_>, to: &Destination<'_>) -> bool {
+        let session_id = to.session.and_then(Session::header_value).unwrap_or_default();
+        let is_as_before = self.of.as_ref().is_some_and(|sources| to.is_made_of(exchange, sources));
+        let Places { copied, session } = &self.places;
+        if !is_as_before || session.len as usize != session_id.len() {
+            return false;
+        }
+        self.ours[session.start as usize..(session.start + session.len) as usize].copy_from_slice(session_id);
+        let mut from = 0;
+        for copied in copied {
+            let at = copied.at as usize;
+            out.extend_from_slice(&self.ours[from..at]);
+            out.extend_from_slice(copied.of.of(exchange.request.bytes));
+            from = at;
+        }
+        out.extend_from_slice(&self.ours[from..]);
+        true
     }
 }
 
@@ -69,7 +122,6 @@ impl Destination<'_> {
         Sources {
             view: exchange.view.number,
             upstream: self.upstream,
-            session: self.session.map(Session::key),
             credential: self.credential.cloned(),
             caller: exchange.caller.clone(),
         }
@@ -81,36 +133,39 @@ impl Destination<'_> {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             _ => false,
         };
-        let same_session = match (self.session, &sources.session) {
-            (None, None) => true,
-            (Some(session), Some(key)) => session.is(key),
-            _ => false,
-        };
         let same_place = sources.view == exchange.view.number && sources.upstream == self.upstream;
-        same_place && same_session && same_credential && sources.caller.is(exchange.caller)
+        same_place && same_credential && sources.caller.is(exchange.caller)
     }
 }
 
 /// The head of a request as upstream gets it; `written` is that of the request's head.
 pub fn request(out: &mut Vec<u8>, exchange: &Exchange<'_>, to: &Destination<'_>, written: &mut Written) {
-    // Each span has an id of its own.
-    let traced = exchange.account.trace.get().is_told_on();
-    match &written.of {
-        Some(sources) if !traced && to.is_made_of(exchange, sources) => out.extend_from_slice(&written.head),
-        _ => {
-            line_and_fields(out, exchange, to, traced);
-            if written.is_expected && !traced {
-                written.of = Some(to.sources(exchange));
-                written.head.clear();
-                written.head.extend_from_slice(out);
-            }
+    // Each span has an id of its own, and an id in the target is written in another place.
+    let may_repeat = !exchange.account.trace.get().is_told_on() && !to.session.is_some_and(Session::is_in_target);
+    if may_repeat && written.repeat(out, exchange, to) {
+        #[cfg(debug_assertions)]
+        {
+            let (anew, places) = &mut written.anew;
+            anew.clear();
+            line_and_fields(anew, exchange, to, places);
+            assert_eq!(*anew, *out, "a head is put together as it would be anew");
+        }
+    } else {
+        written.of = None;
+        line_and_fields(out, exchange, to, &mut written.places);
+        if written.is_expected && may_repeat {
+            written.keep(out, to.sources(exchange));
         }
     }
     framing(out, exchange.request.method(), to.body);
     encode::end(out);
 }
 
-fn line_and_fields(out: &mut Vec<u8>, exchange: &Exchange<'_>, to: &Destination<'_>, traced: bool) {
+/// Put it together in `out`, empty before, and say in `places` where what stands.
+fn line_and_fields(out: &mut Vec<u8>, exchange: &Exchange<'_>, to: &Destination<'_>, places: &mut Places) {
+    let traced = exchange.account.trace.get().is_told_on();
+    places.session = Span::EMPTY;
+    places.copied.clear();
     let (upstream, credential, session) = (&exchange.view.view.upstreams[to.upstream], to.credential, to.session);
     let (client, request, caller) = (exchange.client, exchange.request, exchange.caller);
     let plan = exchange.plan();
@@ -127,7 +182,7 @@ fn line_and_fields(out: &mut Vec<u8>, exchange: &Exchange<'_>, to: &Destination<
     let api_key = plan.auth.as_ref().map(|auth| auth.api_key_header.as_bytes());
     let is_ours = |name: &[u8]| api_key.is_some_and(|own| own.eq_ignore_ascii_case(name)) || replaced(name);
     let browsers = plan.auth.as_ref().is_some_and(|auth| auth.login.is_some());
-    let mut lines = Lines::new(out, bytes);
+    let mut lines = Lines::new(out, bytes, Some(&mut places.copied));
     for field in encode::forwardable(&request.head.fields, bytes) {
         let forward = match field.known {
             Name::Cookie if browsers => {
@@ -159,6 +214,8 @@ fn line_and_fields(out: &mut Vec<u8>, exchange: &Exchange<'_>, to: &Destination<
     }
     if let Some(upstream_id) = session.and_then(Session::header_value) {
         encode::field(out, header::SESSION_ID.as_bytes(), upstream_id);
+        let start = out.len() - upstream_id.len() - encode::LINE_END.len();
+        places.session = Span { start: start as u32, len: upstream_id.len() as u32 };
     }
     if traced {
         trace_context(out, exchange.account);
@@ -309,7 +366,7 @@ pub fn response(
 
 /// All but the id of the session, and what was for us alone.
 fn copy_fields<'a>(out: &'a mut Vec<u8>, head: &ResponseHead, bytes: &'a [u8]) -> &'a mut Vec<u8> {
-    let mut lines = Lines::new(out, bytes);
+    let mut lines = Lines::new(out, bytes, None);
     let fields = encode::forwardable(&head.fields, bytes);
     fields.filter(|field| field.known != Name::McpSessionId).for_each(|field| lines.copy(field));
     lines.out();

@@ -124,9 +124,6 @@ pub struct Session {
     in_target: Option<Span>,
 }
 
-/// See [`Session::key`]. An address alone could be that of another, later.
-pub struct Key(Rc<Entry>);
-
 /// The session that a head names by `Mcp-Session-Id`, for one that repeats it.
 pub struct Resumed {
     id: SessionId,
@@ -146,15 +143,6 @@ impl Resumed {
 }
 
 impl Session {
-    /// Tells it, as it is remembered now, from all others.
-    pub fn key(&self) -> Key {
-        Key(self.entry.clone())
-    }
-
-    pub fn is(&self, key: &Key) -> bool {
-        Rc::ptr_eq(&self.entry, &key.0)
-    }
-
     /// The store's `ended_epoch` when it was found.
     pub fn epoch(&self) -> u64 {
         self.entry.epoch.get()
@@ -163,6 +151,11 @@ impl Session {
     /// Upstream's own id, for the `Mcp-Session-Id` header; `None` for a 2024-11-05 session.
     pub fn header_value(&self) -> Option<&[u8]> {
         (!self.entry.by_query).then(|| self.entry.upstream_session())
+    }
+
+    /// Its id is in the query (2024-11-05).
+    pub fn is_in_target(&self) -> bool {
+        self.in_target.is_some()
     }
 
     /// What the session began with, where it may begin anew with that.

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use futures_channel::mpsc::UnboundedSender;
 use futures_channel::oneshot;
 use rustls::ServerConfig;
@@ -85,9 +85,39 @@ pub enum Command {
     Die,
 }
 
+/// The view of now, for who looks often: whether there is another one costs him no more than a load.
+pub struct Published {
+    view: ArcSwap<View>,
+    version: AtomicU64,
+}
+
+impl Published {
+    pub fn new(view: View) -> Published {
+        Published { view: ArcSwap::from_pointee(view), version: AtomicU64::new(1) }
+    }
+
+    pub fn load(&self) -> Guard<Arc<View>> {
+        self.view.load()
+    }
+
+    pub fn load_full(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    pub fn replace(&self, view: View) {
+        self.view.store(Arc::new(view));
+        self.version.fetch_add(1, Release);
+    }
+
+    /// Another one after each change, never 0. What is loaded afterwards is at least as new.
+    pub fn version(&self) -> u64 {
+        self.version.load(Acquire)
+    }
+}
+
 /// Made once by control before the first worker starts.
 pub struct Shared {
-    pub view: ArcSwap<View>,
+    pub view: Published,
     pub store: Store,
     pub affinity: Affinity,
     pub registry: Arc<Registry>,

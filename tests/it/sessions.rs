@@ -11,6 +11,7 @@ on_both_drivers!(
     ids_are_long_random_and_visible_ascii,
     every_message_of_a_session_reaches_its_replica,
     heads_that_differ_in_their_session_alone_are_told_apart,
+    what_each_request_has_of_its_own_reaches_upstream,
     streams_reach_the_replica_of_their_session,
     a_stream_that_the_server_ends_is_taken_up_again,
     spreads_new_sessions_over_replicas_by_weight,
@@ -119,6 +120,32 @@ fn heads_that_differ_in_their_session_alone_are_told_apart(driver: Driver) {
     assert_eq!(proxy.ask(&delete(&begun[0].0)).status, 200);
     assert_eq!(client.ask(&in_session(&begun[0].0, &call(3, "echo"))).status, 404);
     assert_eq!(client.ask(&in_session(&begun[1].0, &call(3, "echo"))).status, 200);
+}
+
+fn what_each_request_has_of_its_own_reaches_upstream(driver: Driver) {
+    let (a, b) = (Replica::new("a"), Replica::new("of-another-length"));
+    let proxy = Proxy::before(driver, &[&a.upstream, &b.upstream]).workers(1).start();
+    let mut client = proxy.connect();
+    let mut begun: Vec<String> = Vec::new();
+    for _ in 0..4 {
+        begun.push(begin_session_on(&mut client));
+    }
+    for colon in [": ", ":", ": \t "] {
+        for turn in 0..24 {
+            let (trace, id) = (format!("00-{turn:032x}-{:016x}-01", turn + 1), format!("{turn:08}"));
+            let session = &begun[turn / 3 % 4];
+            let named =
+                format!("traceparent{colon}{trace}\r\nMcp-Session-Id{colon}{session}\r\nX-Request-Id{colon}{id}\r\n");
+            let answer = client.ask(&post_json("/mcp", &named, &call(turn as u64, "echo")));
+            let theirs = answer.json()["result"]["session"].as_str().expect("a session").to_owned();
+            let replica = if a.sessions().contains(&theirs) { &a } else { &b };
+            let seen = replica.upstream.last_request().head;
+            assert_eq!(seen.one("traceparent"), Some(trace.as_str()));
+            assert_eq!(seen.one("x-request-id"), Some(id.as_str()));
+            assert_eq!(seen.one("mcp-session-id"), Some(theirs.as_str()));
+            assert_eq!(seen.one("via"), Some("1.1 shadowcat"));
+        }
+    }
 }
 
 fn streams_reach_the_replica_of_their_session(driver: Driver) {

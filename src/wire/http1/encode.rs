@@ -3,8 +3,10 @@
 use std::ops::Range;
 
 use super::head::{Field, Fields, Name};
+use crate::base::Span;
 
-pub const CHUNK_END: &[u8] = b"\r\n";
+pub const LINE_END: &[u8] = b"\r\n";
+pub const CHUNK_END: &[u8] = LINE_END;
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 pub fn request_line(out: &mut Vec<u8>, method: &[u8], target: &[u8]) {
@@ -41,36 +43,55 @@ pub struct Lines<'a> {
     bytes: &'a [u8],
     /// What was not copied yet.
     run: Range<usize>,
+    copied: Option<&'a mut Vec<Copied>>,
+}
+
+/// Bytes of a received head, and where in what was written they stand.
+#[derive(Clone, Copy, Debug)]
+pub struct Copied {
+    pub at: u32,
+    pub of: Span,
 }
 
 impl<'a> Lines<'a> {
-    /// `bytes`: the buffer that the head was parsed from.
-    pub fn new(out: &'a mut Vec<u8>, bytes: &'a [u8]) -> Lines<'a> {
-        Lines { out, bytes, run: 0..0 }
+    /// `bytes`: the buffer that the head was parsed from. All that is copied from there is told to `copied`.
+    pub fn new(out: &'a mut Vec<u8>, bytes: &'a [u8], copied: Option<&'a mut Vec<Copied>>) -> Lines<'a> {
+        Lines { out, bytes, run: 0..0, copied }
     }
 
     #[inline(always)]
     pub fn copy(&mut self, field: &Field) {
         let (start, name_end) = (field.name.start as usize, (field.name.start + field.name.len) as usize);
-        let end = (field.value.start + field.value.len) as usize;
+        let value = field.value.start as usize..(field.value.start + field.value.len) as usize;
         let is = |at: usize, text: &[u8; 2]| self.bytes.get(at..at + 2).is_some_and(|found| found == text);
-        if field.value.start as usize == name_end + 2 && is(name_end, b": ") && is(end, b"\r\n") {
+        if value.start == name_end + 2 && is(name_end, b": ") && is(value.end, b"\r\n") {
             if self.run.end == start {
-                self.run.end = end + 2;
+                self.run.end = value.end + 2;
             } else {
                 self.out();
-                self.run = start..end + 2;
+                self.run = start..value.end + 2;
             }
         } else {
-            let bytes = self.bytes;
-            self::field(self.out(), field.name.of(bytes), field.value.of(bytes));
+            let name = field.name.of(self.bytes);
+            let out = self.out();
+            out.extend_from_slice(name);
+            out.extend_from_slice(b": ");
+            self.run = value;
+            self.out().extend_from_slice(LINE_END);
         }
     }
 
     /// What was written so far, for what is not copied.
     #[inline(never)]
     pub fn out(&mut self) -> &mut Vec<u8> {
-        self.out.extend_from_slice(&self.bytes[std::mem::take(&mut self.run)]);
+        let run = std::mem::take(&mut self.run);
+        if let Some(copied) = &mut self.copied
+            && !run.is_empty()
+        {
+            let of = Span { start: run.start as u32, len: run.len() as u32 };
+            copied.push(Copied { at: self.out.len() as u32, of });
+        }
+        self.out.extend_from_slice(&self.bytes[run]);
         self.out
     }
 }

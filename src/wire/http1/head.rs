@@ -8,6 +8,8 @@ use std::mem::MaybeUninit;
 use memchr::memmem;
 
 pub use super::field::{Field, Fields, Name};
+pub use super::repeats::Repeats;
+use super::repeats::repeats;
 use crate::base::Span;
 
 /// Fields that one head may have whatever the limits say: what fits the parser's table on the stack.
@@ -49,17 +51,6 @@ pub enum Method {
 pub enum Progress {
     Incomplete,
     Complete,
-}
-
-/// What a head has in common with the one before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repeats {
-    Nothing,
-    /// Everything stands where it stood, and differs at most in the digits of the length and in what names its session, its
-    /// trace and itself.
-    Form,
-    /// It is the same but for the digits of its length.
-    All,
 }
 
 /// Reused from request to request: parsing in the steady state allocates nothing.
@@ -140,49 +131,6 @@ impl RequestHead {
         self.len = 0;
         self.searched = 0;
         self.fields.clear();
-    }
-
-    /// What the head of `bytes` has in common with `before`, which this was parsed from. Clients that keep a connection mostly
-    /// send the same head again and again.
-    pub fn repeats(&self, bytes: &[u8], before: &[u8]) -> Repeats {
-        if self.len == 0 || before.len() != self.len {
-            Repeats::Nothing
-        } else if repeats(&self.fields, bytes, before) {
-            Repeats::All
-        } else if self.differs_in_values(bytes, before) {
-            Repeats::Form
-        } else {
-            Repeats::Nothing
-        }
-    }
-
-    fn differs_in_values(&self, bytes: &[u8], before: &[u8]) -> bool {
-        let Some(now) = bytes.get(..self.len) else { return false };
-        let mut equal = 0;
-        for field in self.fields.iter().filter(|field| field.value.len > 0) {
-            let may_be = match field.known {
-                Name::ContentLength if !self.fields.is_repeated(Name::ContentLength) => u8::is_ascii_digit,
-                Name::McpSessionId | Name::Traceparent | Name::XRequestId => u8::is_ascii_graphic,
-                _ => continue,
-            };
-            let (start, end) = (field.value.start as usize, (field.value.start + field.value.len) as usize);
-            let (new, old) = (&now[start..end], &before[start..end]);
-            let fits = new == old || (new.iter().all(may_be) && old.iter().all(may_be));
-            if !fits || now[equal..start] != before[equal..start] {
-                return false;
-            }
-            equal = end;
-        }
-        now[equal..] == before[equal..]
-    }
-
-    /// Let `before` be what the head says now, which repeats [all](Repeats::All) of it.
-    pub fn restate(&self, bytes: &[u8], before: &mut [u8]) {
-        if self.fields.has(Name::ContentLength) {
-            let digits = self.fields.first_of(Name::ContentLength).value;
-            let digits = digits.start as usize..(digits.start + digits.len) as usize;
-            before[digits.clone()].copy_from_slice(&bytes[digits]);
-        }
     }
 
     /// Parse the head at the start of `bytes`; call again with more bytes while `Incomplete`.
@@ -380,20 +328,6 @@ impl ResponseHead {
     pub fn find<'a>(&self, bytes: &'a [u8], name: Name) -> Option<&'a [u8]> {
         self.fields.find(bytes, name)
     }
-}
-
-/// Whether `bytes` begin with the head `before`, which has these fields, but for the digits of its length.
-fn repeats(fields: &Fields, bytes: &[u8], before: &[u8]) -> bool {
-    let Some(now) = bytes.get(..before.len()) else { return false };
-    if !fields.has(Name::ContentLength) {
-        return now == before;
-    }
-    let digits = fields.first_of(Name::ContentLength).value;
-    let (start, end) = (digits.start as usize, (digits.start + digits.len) as usize);
-    now[..start] == before[..start]
-        && now[end..] == before[end..]
-        && now[start..end].iter().all(u8::is_ascii_digit)
-        && before[start..end].iter().all(u8::is_ascii_digit)
 }
 
 /// The parser takes a bare line feed for the end of a line: then it sees the end of the head before we do.

@@ -5,6 +5,7 @@ pub mod encode;
 mod field;
 pub mod framing;
 pub mod head;
+mod repeats;
 
 #[cfg(test)]
 mod tests;

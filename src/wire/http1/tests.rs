@@ -265,6 +265,7 @@ fn a_head_of_another_session_trace_or_request_has_the_form_of_the_one_before() {
     let (_, parsed) = request_in(&[], before.as_bytes());
     for (session, trace, id, origin, same) in [
         ("two", "00-2-00", " ", "a", true),
+        ("one", "00-2-00", " ", "a", true),
         ("t o", "00-1-01", " ", "a", false),
         (" wo", "00-1-01", " ", "a", false),
         ("t\no", "00-1-01", " ", "a", false),
@@ -276,7 +277,7 @@ fn a_head_of_another_session_trace_or_request_has_the_form_of_the_one_before() {
         ("two", "00-1-01", " ", "b", false),
     ] {
         let now = head(session, trace, id, origin);
-        let repeats = if same { Repeats::Form } else { Repeats::Nothing };
+        let repeats = if same { Repeats::Form { same_session: session == "one" } } else { Repeats::Nothing };
         let repeats = if now == before { Repeats::All } else { repeats };
         assert_eq!(parsed.repeats(now.as_bytes(), before.as_bytes()), repeats, "{now:?}");
         if same {

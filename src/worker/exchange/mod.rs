@@ -28,7 +28,7 @@ use super::upstream::{Lease, LocalView};
 use super::{Phase, Scratch, Worker, account, local, login, report};
 use crate::config::plan::Plan;
 use crate::identity::{Credential, CredentialMissing};
-use crate::net::{Buffer, Stream};
+use crate::net::{Buffer, Stream, turn};
 use crate::store::{Reservation, Transport};
 use crate::telemetry::account::Account;
 use crate::wire::http1::body::BodyDecoder;
@@ -278,7 +278,7 @@ async fn story(
         let mut watch = Watch::new(&exchange);
         let mut upload = sending.send(&exchange, &lease, &peek, &mut repeated.written).await;
         let answered = relay::answer_head(&exchange, &lease, answer, &mut upload, &mut watch).await;
-        account.spoke(Instant::now());
+        account.spoke(turn::time());
         let bytes = match answered {
             Ok(bytes) => bytes,
             Err(failed) => {
