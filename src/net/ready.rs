@@ -208,11 +208,13 @@ impl State {
         self.readable.set(true);
         self.has_more.set(true);
         let Some(reader) = self.reader.take() else { return };
-        if self.wants_message.get() && self.ahead.get() == 0 && !self.read_ahead() {
-            self.reader.set(Some(reader));
-        } else {
-            reader.wake();
+        if self.wants_message.get() {
+            turn::begin();
+            if self.ahead.get() == 0 && !self.read_ahead() {
+                return self.reader.set(Some(reader));
+            }
         }
+        reader.wake();
     }
 
     /// Whether there was anything, be it the end or an error.
@@ -402,10 +404,11 @@ fn take_events(epoll: &OwnedFd, space: &mut [MaybeUninit<Event>; EVENTS]) {
         if taken.is_empty() {
             return;
         }
-        turn::begin();
         SOCKETS.with_borrow(|sockets| sockets.tell_all(taken));
-        // Behind those who were told.
-        posts::end_turn();
+        if turn::has_begun() {
+            // Behind those who were told.
+            posts::end_turn();
+        }
         // What is left would be told of by no edge.
         if taken.len() < EVENTS {
             return;

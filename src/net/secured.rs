@@ -55,7 +55,7 @@ impl Secured {
                 break;
             }
             if self.kept.borrow().is_empty() {
-                self.socket.message().await;
+                poll_fn(|cx| self.socket.poll_message(cx)).await;
             }
             let result = self.pump();
             if result.is_err() {
@@ -88,19 +88,14 @@ impl Secured {
         Poll::Ready(Ok(()))
     }
 
-    async fn readable(&self) -> io::Result<()> {
-        poll_fn(|cx| self.poll_readable(cx)).await
-    }
-
-    pub async fn read(&self, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
+    /// As [`Socket::poll_read`], of what was sealed.
+    pub fn poll_read(&self, buffer: &mut Buffer, cx: &Context<'_>) -> Poll<io::Result<usize>> {
         loop {
-            match self.take(&mut buffer) {
+            match self.take(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return (done, buffer),
+                done => return Poll::Ready(done),
             }
-            if let Err(error) = self.readable().await {
-                return (Err(error), buffer);
-            }
+            ready!(self.poll_readable(cx))?;
         }
     }
 

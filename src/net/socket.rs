@@ -3,7 +3,6 @@
 //! A wait owns no buffer, and what is read was there, so a wait or a read may be dropped at any time without losing a byte.
 //! Small messages are [posted](Socket::post): those of a turn of the loop leave together at its end.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -55,21 +54,11 @@ impl Socket {
     }
 
     /// Wait until a read would not block.
-    pub async fn readable(&self) {
-        poll_fn(|cx| self.poll_readable(cx)).await;
-    }
-
-    /// The same for who polls by himself.
     pub fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
         self.ready.poll_readable(cx)
     }
 
-    /// The same where a message is read next, into a buffer without memory of its own: it may be read ahead.
-    pub async fn message(&self) {
-        poll_fn(|cx| self.poll_message(cx)).await;
-    }
-
-    /// The same for who polls by himself.
+    /// The same where a message is read next, into a buffer that is small or without memory: it may be read ahead.
     pub fn poll_message(&self, cx: &Context<'_>) -> Poll<()> {
         self.ready.poll_message(cx)
     }
@@ -152,13 +141,16 @@ impl Socket {
         if taken == space.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
-    /// Append to `buffer` what arrives; 0 bytes at the end of input.
-    pub async fn read(&self, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
+    /// Append to `buffer` what arrives; 0 bytes at the end of input. `message`: see [`poll_message`](Socket::poll_message).
+    pub fn poll_read(&self, message: bool, buffer: &mut Buffer, cx: &Context<'_>) -> Poll<io::Result<usize>> {
         loop {
-            self.readable().await;
-            match self.recv(&mut buffer) {
+            match if message { self.poll_message(cx) } else { self.poll_readable(cx) } {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(()) => {}
+            }
+            match self.recv(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return (done, buffer),
+                done => return Poll::Ready(done),
             }
         }
     }

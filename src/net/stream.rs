@@ -164,25 +164,32 @@ impl Stream {
 
     /// Append to `buffer` what arrives; 0 bytes at the end of input. A buffer without memory becomes a small one. Over TLS to
     /// an upstream it is dropped only if the connection closes.
-    pub async fn read(&self, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
+    pub fn read(&self, buffer: Buffer) -> impl Future<Output = (io::Result<usize>, Buffer)> {
+        self.read_in(false, buffer)
+    }
+
+    /// The same of a message, or of the rest of one of which `buffer` has the beginning: it may be read ahead.
+    pub fn read_message(&self, buffer: Buffer) -> impl Future<Output = (io::Result<usize>, Buffer)> {
+        self.read_in(true, buffer)
+    }
+
+    // No `async fn`: that would hold the buffer twice. What only TLS to an upstream needs is in a box, so that it is carried
+    // around by nobody else.
+    fn read_in(&self, message: bool, mut buffer: Buffer) -> impl Future<Output = (io::Result<usize>, Buffer)> {
         if buffer.has_no_memory() && !matches!(self.io(), Io::Plain(_)) {
             buffer = Buffer::small();
         }
         debug_assert!(buffer.room() > 0 || buffer.has_no_memory(), "a read without room looks like the end of input");
-        match self.io() {
-            Io::Plain(socket) => socket.read(buffer).await,
-            Io::Tls(tls) => match tls.ahead.take() {
-                None => tls.stream().read(buffer).await,
-                Some(ahead) => {
-                    debug_assert!(buffer.is_empty(), "a connection that was put aside owes nothing");
-                    match ahead.done {
-                        Some(done) => done,
-                        None => ahead.read.await,
-                    }
-                }
-            },
-            Io::Secured(secured) => secured.read(buffer).await,
-            Io::Gone => (Err(gone()), buffer),
+        async move {
+            if let Io::Tls(tls) = self.io() {
+                return Box::pin(tls.read(buffer)).await;
+            }
+            let came = poll_fn(|cx| match self.io() {
+                Io::Plain(socket) => socket.poll_read(message, &mut buffer, cx),
+                Io::Secured(secured) => secured.poll_read(&mut buffer, cx),
+                Io::Tls(_) | Io::Gone => Poll::Ready(Err(gone())),
+            });
+            (came.await, buffer)
         }
     }
 
@@ -190,20 +197,7 @@ impl Stream {
     pub async fn write_all(&self, buffer: Buffer) -> (io::Result<()>, Buffer) {
         match self.io() {
             Io::Plain(socket) => socket.write_all(buffer).await,
-            Io::Tls(tls) => {
-                let mut rest = Sent { buffer, at: 0 };
-                while rest.at < rest.buffer.len() {
-                    let (result, back) = tls.stream().write(rest).await;
-                    rest = back;
-                    match result {
-                        Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), rest.buffer),
-                        Ok(n) => rest.at += n,
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => return (Err(error), rest.buffer),
-                    }
-                }
-                (Ok(()), rest.buffer)
-            }
+            Io::Tls(tls) => Box::pin(tls.write_all(buffer)).await,
             Io::Secured(secured) => (secured.write_all(&buffer).await, buffer),
             Io::Gone => (Err(gone()), buffer),
         }
@@ -375,6 +369,34 @@ impl Tls {
         // SAFETY: a read and a write use disjoint state of the stream (monoio declares it `Split`), and there is at most one
         // of each: a read ahead is the read.
         unsafe { &mut *self.stream.get() }
+    }
+
+    async fn read(&mut self, buffer: Buffer) -> (io::Result<usize>, Buffer) {
+        match self.ahead.take() {
+            None => self.stream().read(buffer).await,
+            Some(ahead) => {
+                debug_assert!(buffer.is_empty(), "a connection that was put aside owes nothing");
+                match ahead.done {
+                    Some(done) => done,
+                    None => ahead.read.await,
+                }
+            }
+        }
+    }
+
+    async fn write_all(&self, buffer: Buffer) -> (io::Result<()>, Buffer) {
+        let mut rest = Sent { buffer, at: 0 };
+        while rest.at < rest.buffer.len() {
+            let (result, back) = self.stream().write(rest).await;
+            rest = back;
+            match result {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), rest.buffer),
+                Ok(n) => rest.at += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (Err(error), rest.buffer),
+            }
+        }
+        (Ok(()), rest.buffer)
     }
 }
 

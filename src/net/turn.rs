@@ -1,5 +1,5 @@
-//! The time of a turn of the loop: what came in one turn came at one time, when the turn began. Who was told of it later
-//! waited for those before him.
+//! The time of a turn of the loop: messages that are found in one turn came at one time, when that was. Who is told of his
+//! later waited for those before him.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -8,15 +8,20 @@ thread_local! {
     static BEGUN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
+/// A message came. Whoever begins a turn sees to it that it [ends](end).
 pub(super) fn begin() {
-    BEGUN.set(Some(Instant::now()));
+    BEGUN.set(BEGUN.get().or_else(|| Some(Instant::now())));
+}
+
+pub(super) fn has_begun() -> bool {
+    BEGUN.get().is_some()
 }
 
 pub(super) fn end() {
     BEGUN.set(None);
 }
 
-/// When the turn of this thread began; now, outside of one. Costs a fifth of what the time costs.
+/// When the messages of this turn came; now, outside of one. Costs a fifth of what the time costs.
 pub fn time() -> Instant {
     BEGUN.get().unwrap_or_else(Instant::now)
 }

@@ -191,12 +191,11 @@ enum Interrupt {
 /// One read from upstream; beside it the upload goes on and, if the answer takes its time, the client is watched.
 /// `limit`: for this read, not counting the time that the upload takes.
 async fn read_upstream(
-    read: impl Future<Output = (io::Result<usize>, Buffer)>,
+    mut fill: Pin<&mut impl Future<Output = (io::Result<usize>, Buffer)>>,
     upload: &mut Upload<'_>,
     watch: &mut Watch<'_>,
     limit: Option<Duration>,
 ) -> Result<(io::Result<usize>, Buffer), Interrupt> {
-    let mut fill = pin!(read);
     if upload.is_running() {
         match race(fill.as_mut(), pin!(upload.finish())).await {
             Either::First(read) => return Ok(read),
@@ -283,7 +282,7 @@ pub async fn answer_head(
         };
         let limit = Some(patience(exchange.upstream_timeout().saturating_sub(waited), exchange.deadline));
         let silent = interims == 0 && buffer.is_none();
-        let read = lease.read_message(buffer.take().unwrap_or_default());
+        let read = pin!(lease.read_message(buffer.take().unwrap_or_default()));
         match read_upstream(read, upload, watch, limit).await {
             Ok((Ok(1..), filled)) => buffer = Some(filled),
             Ok(_) => return Err(fail(Refusal::UPSTREAM_CLOSED, silent)),
@@ -386,7 +385,7 @@ async fn pass_rest(
         let size = exchange.plan().stream_buffer_bytes;
         let fresh = || if is_stream { Buffer::small_streaming() } else { Buffer::streaming(size) };
         let limit = (!is_stream).then(|| patience(exchange.upstream_timeout(), exchange.deadline));
-        let (came, piece) = match read_upstream(lease.read(fresh), upload, watch, limit).await {
+        let (came, piece) = match read_upstream(pin!(lease.read(fresh)), upload, watch, limit).await {
             Ok(read) => read,
             Err(Interrupt::Timeout) => return Err(exchange.timeout_refusal()),
             Err(Interrupt::Refused(refusal)) => return Err(refusal),

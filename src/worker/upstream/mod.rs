@@ -8,6 +8,7 @@ mod choose;
 mod pool;
 
 use std::cell::Cell;
+use std::future::Future;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -73,11 +74,8 @@ impl Lease {
     }
 
     /// Read a message, or the rest of one of which `buffer` has the beginning.
-    pub async fn read_message(&self, buffer: Buffer) -> (io::Result<usize>, Buffer) {
-        if let Err(error) = self.stream.message().await {
-            return (Err(error), buffer);
-        }
-        self.stream.read(buffer).await
+    pub fn read_message(&self, buffer: Buffer) -> impl Future<Output = (io::Result<usize>, Buffer)> {
+        self.stream.read_message(buffer)
     }
 
     /// Upstream answered, whatever it said.
