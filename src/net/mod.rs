@@ -9,6 +9,7 @@
 pub mod acceptor;
 pub mod buffer;
 pub mod driver;
+mod foresight;
 pub mod listener;
 mod pem;
 mod posts;
@@ -22,6 +23,7 @@ pub mod tls;
 pub mod turn;
 
 pub use buffer::Buffer;
+pub use foresight::Foresight;
 pub use race::{Either, Expired, race, within};
 pub use soon::soon;
 pub use stream::{Probe, Stream};

@@ -25,6 +25,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use super::Buffer;
+use super::foresight::{self, Foreseen};
 use super::posts::{self, Mail};
 use super::turn;
 
@@ -118,6 +119,8 @@ pub(super) struct State {
     pub mail: Cell<Mail>,
     /// Who waits for that.
     pub mailing: Cell<Option<Waker>>,
+    /// What else the reader needs than his task.
+    pub foreseen: Cell<Foreseen>,
 }
 
 /// A socket's place among those of its thread.
@@ -208,6 +211,8 @@ impl State {
         self.readable.set(true);
         self.has_more.set(true);
         let Some(reader) = self.reader.take() else { return };
+        foresight::fetch_task(reader.data());
+        self.foreseen.get().fetch();
         if self.wants_message.get() {
             turn::begin();
             if self.ahead.get() == 0 && !self.read_ahead() {

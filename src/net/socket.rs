@@ -12,9 +12,9 @@ use monoio::net::TcpStream;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::Buffer;
 use super::posts::{self, Mail};
 use super::ready::{self, Readiness, Side};
+use super::{Buffer, Foresight};
 
 /// At most one read and one write are under way at a time; both may be, from two futures of one task.
 pub struct Socket {
@@ -179,6 +179,11 @@ impl Socket {
         }
         posts::leave(state, self.fd().as_raw_fd(), buffer);
         Ok(())
+    }
+
+    /// See [`Foresight`].
+    pub fn foresight(&self) -> Foresight {
+        Foresight::of(self.ready.state())
     }
 
     /// What was posted cannot be sent: neither can anything behind it.

@@ -18,9 +18,9 @@ use rustix::net::RecvFlags;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 
-use super::Buffer;
 use super::secured::Secured;
 use super::socket::Socket;
+use super::{Buffer, Foresight};
 
 /// What a look at a connection without taking anything shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,6 +238,11 @@ impl Stream {
             }
             None => true,
         }
+    }
+
+    /// To say what will be needed when something comes.
+    pub fn foresight(&self) -> Option<Foresight> {
+        self.socket().map(Socket::foresight)
     }
 
     /// Whether what was posted waits for room.

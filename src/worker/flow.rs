@@ -18,7 +18,7 @@ use super::relay::{Rest, poll_departure};
 use super::session::{self, OpenStream, Session};
 use super::upstream::{Lease, LocalView};
 use super::{Phase, Scratch, Worker};
-use crate::net::Buffer;
+use crate::net::{Buffer, Foresight};
 use crate::telemetry::account::{By, Ended};
 use crate::wire::json::Peek;
 
@@ -65,7 +65,9 @@ impl Flow {
         let Flow { flowing: Flowing { lease, flows, after, reusable }, view, ledger, peek } = *self;
         let Flows { mut rest, mut inspect, streaming } = *flows;
         let caller = ledger.caller();
-        Box::pin(async move {
+        let foresights = lease.stream.foresight().zip(client.stream.foresight());
+        let ending = foresights.as_ref().map(|(foresight, _)| foresight.clone());
+        let running = Box::pin(async move {
             let open = ledger.open(worker, &view, client);
             let (account, tap) = (&open.account, &open.tap);
             let passage = Passage { worker, view: &view, client, caller: &caller, account, tap };
@@ -89,11 +91,14 @@ impl Flow {
                 }
             };
             open.close(&peek.unwrap_or_default());
+            ending.inspect(Foresight::ends);
             if reusable && rest.is_clean() && after != After::Abort {
                 lease.give_back(worker, &view);
             }
             after
-        })
+        });
+        foresights.inspect(|(foresight, peer)| foresight.is_of(&*running, peer));
+        running
     }
 }
 
