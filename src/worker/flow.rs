@@ -22,6 +22,9 @@ use crate::net::{Buffer, Foresight};
 use crate::telemetry::account::{By, Ended};
 use crate::wire::json::Peek;
 
+/// What a running one takes: beyond, the allocator's next class has a fifth more.
+const BYTES_MAX: usize = 1280;
+
 pub struct Flow {
     flowing: Flowing,
     view: Rc<LocalView>,
@@ -97,6 +100,7 @@ impl Flow {
             }
             after
         });
+        debug_assert!(size_of_val(&*running) <= BYTES_MAX, "{} bytes", size_of_val(&*running));
         foresights.inspect(|(foresight, peer)| foresight.is_of(&*running, peer));
         running
     }
@@ -133,32 +137,40 @@ enum Came {
     Drain,
 }
 
-async fn pass(passage: &Passage<'_>, lease: &Lease, rest: &mut Rest, inspect: &mut Inspect) -> Result<(), Refusal> {
-    let (mut reading, mut watching) = (None, true);
-    while !rest.is_done() {
-        let between_events = rest.is_between_events();
-        let came = poll_fn(|cx| {
-            if let Poll::Ready((came, piece)) = poll_piece(lease, &mut reading, cx) {
-                return Poll::Ready(Came::Bytes(came, piece));
-            }
-            if poll_departure(passage.client, &mut watching, cx).is_ready() {
-                return Poll::Ready(Came::Departure);
-            }
-            if between_events && passage.worker.is_draining() {
-                return Poll::Ready(Came::Drain);
-            }
-            Poll::Pending
-        });
-        match came.await {
-            Came::Bytes(came, piece) => rest.pass(came, piece, inspect, passage).await?,
-            Came::Departure => return Err(Refusal::CLIENT_GONE),
-            Came::Drain => {
-                passage.account.ended.set(Ended { by: By::Drain, reason: "drain", early: false });
-                return rest.cut(passage).await;
+#[expect(clippy::manual_async_fn, reason = "one would hold what it is given twice")]
+fn pass(
+    passage: &Passage<'_>,
+    lease: &Lease,
+    rest: &mut Rest,
+    inspect: &mut Inspect,
+) -> impl Future<Output = Result<(), Refusal>> {
+    async move {
+        let (mut reading, mut watching) = (None, true);
+        while !rest.is_done() {
+            let between_events = rest.is_between_events();
+            let came = poll_fn(|cx| {
+                if let Poll::Ready((came, piece)) = poll_piece(lease, &mut reading, cx) {
+                    return Poll::Ready(Came::Bytes(came, piece));
+                }
+                if poll_departure(passage.client, &mut watching, cx).is_ready() {
+                    return Poll::Ready(Came::Departure);
+                }
+                if between_events && passage.worker.is_draining() {
+                    return Poll::Ready(Came::Drain);
+                }
+                Poll::Pending
+            });
+            match came.await {
+                Came::Bytes(came, piece) => rest.pass(came, piece, inspect, passage).await?,
+                Came::Departure => return Err(Refusal::CLIENT_GONE),
+                Came::Drain => {
+                    passage.account.ended.set(Ended { by: By::Drain, reason: "drain", early: false });
+                    return rest.cut(passage).await;
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// A read that has begun and is not to be dropped.

@@ -1,6 +1,8 @@
 //! Answers that the proxy must look into: the `endpoint` event of a 2024-11-05 server, and the opaque state of a modern
 //! one when there are several replicas. All others pass unseen.
 
+use std::pin::Pin;
+
 use super::exchange::Passage;
 use super::refusal::Refusal;
 use super::session::{self, Birth, OpenStream};
@@ -21,11 +23,8 @@ pub enum Inspect {
     State(Box<State>),
 }
 
-/// What goes to the client in place of the piece.
-pub enum Seen {
-    Unchanged,
-    Instead(Vec<u8>),
-}
+/// What goes to the client in place of a piece.
+pub type Instead<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, Refusal>> + 'a>>;
 
 pub struct Opening {
     held: Vec<u8>,
@@ -51,27 +50,32 @@ impl Inspect {
         Inspect::State(Box::new(State { peek: Peek::new(), events: is_stream.then(EventReader::default), upstream }))
     }
 
-    /// One decoded piece of the body; `last`: there is no more.
+    /// One decoded piece of the body; `last`: there is no more. `None`: it is passed on as it is.
     ///
     /// # Errors
     /// A session that cannot begin.
-    pub async fn see(&mut self, passage: &Passage<'_>, piece: &[u8], last: bool) -> Result<Seen, Refusal> {
+    pub fn see<'a>(&'a mut self, passage: &'a Passage<'_>, piece: &[u8], last: bool) -> Option<Instead<'a>> {
         match self {
-            Inspect::Nothing | Inspect::Began(_) => Ok(Seen::Unchanged),
+            Inspect::Nothing | Inspect::Began(_) => None,
             Inspect::State(state) => {
                 state.see(passage, piece, last);
-                Ok(Seen::Unchanged)
+                None
             }
             Inspect::Endpoint(opening) => {
                 opening.held.extend_from_slice(piece);
-                let mut out = Vec::new();
-                let decided = Box::pin(opening.take_blocks(passage, last, &mut out)).await?;
-                if decided {
-                    *self = opening.begun.take().map_or(Inspect::Nothing, Inspect::Began);
-                }
-                Ok(Seen::Instead(out))
+                Some(Box::pin(self.open(passage, last)))
             }
         }
+    }
+
+    async fn open(&mut self, passage: &Passage<'_>, last: bool) -> Result<Vec<u8>, Refusal> {
+        let mut out = Vec::new();
+        if let Inspect::Endpoint(opening) = self
+            && opening.take_blocks(passage, last, &mut out).await?
+        {
+            *self = opening.begun.take().map_or(Inspect::Nothing, Inspect::Began);
+        }
+        Ok(out)
     }
 
     /// The session that began in the stream, which is over.

@@ -25,6 +25,7 @@
 
 mod accept;
 mod account;
+mod arrival;
 mod auth;
 mod connection;
 mod cookies;

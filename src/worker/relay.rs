@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::connection::{Client, fill};
 use super::envelope::{self, Intake};
 use super::exchange::{Exchange, Passage};
-use super::inspect::{Inspect, Seen};
+use super::inspect::Inspect;
 use super::outbound::{self, Delivery};
 use super::refusal::Refusal;
 use super::tap;
@@ -419,28 +419,31 @@ impl Rest {
     }
 
     /// Pass on what was read.
-    pub async fn pass(
+    #[expect(clippy::manual_async_fn, reason = "one would hold the piece twice, and thousands of streams hold this")]
+    pub fn pass(
         &mut self,
         came: io::Result<usize>,
         mut piece: Buffer,
         inspect: &mut Inspect,
         passage: &Passage<'_>,
-    ) -> Result<(), Refusal> {
-        match came {
-            Ok(0) if self.decoder.end_of_input().is_ok() => {}
-            Ok(1..) => self.shape(&mut piece, inspect, passage).await?,
-            _ => return Err(Refusal::UPSTREAM_CLOSED),
+    ) -> impl Future<Output = Result<(), Refusal>> {
+        async move {
+            match came {
+                Ok(0) if self.decoder.end_of_input().is_ok() => {}
+                Ok(1..) => self.shape(&mut piece, inspect, passage).await?,
+                _ => return Err(Refusal::UPSTREAM_CLOSED),
+            }
+            if self.chunked {
+                frame(&mut piece, self.is_done());
+            }
+            if piece.is_empty() {
+                return Ok(());
+            }
+            let length = piece.len();
+            passage.write_client_now(piece).await?;
+            take_turns(&mut self.unbroken, length).await;
+            Ok(())
         }
-        if self.chunked {
-            frame(&mut piece, self.is_done());
-        }
-        if piece.is_empty() {
-            return Ok(());
-        }
-        let length = piece.len();
-        passage.write_client_now(piece).await?;
-        take_turns(&mut self.unbroken, length).await;
-        Ok(())
     }
 
     /// End the answer where it is.
@@ -462,9 +465,8 @@ impl Rest {
         self.surplus |= decoded.consumed < piece.len();
         piece.truncate(decoded.data);
         passage.account.listener.borrow_mut().hear(piece.bytes(), self.decoder.is_done());
-        match inspect.see(passage, piece.bytes(), self.decoder.is_done()).await? {
-            Seen::Unchanged => {}
-            Seen::Instead(bytes) => *piece = Buffer::from_vec(bytes),
+        if let Some(instead) = inspect.see(passage, piece.bytes(), self.decoder.is_done()) {
+            *piece = Buffer::from_vec(instead.await?);
         }
         tap::answer_piece(passage, piece.bytes(), self.decoder.is_done());
         if let Some(events) = &mut self.events {

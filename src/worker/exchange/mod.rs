@@ -131,15 +131,18 @@ impl Passage<'_> {
 
     /// As [`write_client`](Exchange::write_client), not at the end of the turn but now: where a client that left must be
     /// noticed at once.
-    pub async fn write_client_now(&self, mut bytes: Buffer) -> Result<(), Refusal> {
-        self.account.sent_client(bytes.len());
-        let sent = self.client.stream.send_some(bytes.bytes()).map_err(|_| Refusal::CLIENT_GONE)?;
-        bytes.consume(sent);
-        if bytes.is_empty() {
-            return Ok(());
+    #[expect(clippy::manual_async_fn, reason = "one would hold the bytes twice, and thousands of streams hold this")]
+    pub fn write_client_now(&self, mut bytes: Buffer) -> impl Future<Output = Result<(), Refusal>> {
+        async move {
+            self.account.sent_client(bytes.len());
+            let sent = self.client.stream.send_some(bytes.bytes()).map_err(|_| Refusal::CLIENT_GONE)?;
+            bytes.consume(sent);
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let written = Box::pin(self.write_to(&self.client.stream, self.plan().timeouts.write, bytes)).await;
+            written.0.map_err(|_| Refusal::CLIENT_GONE)
         }
-        let written = Box::pin(self.write_to(&self.client.stream, self.plan().timeouts.write, bytes)).await;
-        written.0.map_err(|_| Refusal::CLIENT_GONE)
     }
 }
 
