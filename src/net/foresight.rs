@@ -39,7 +39,7 @@ pub(super) struct Foreseen {
     /// Of the task that reads, what is not in it itself. Address and bytes.
     at: usize,
     bytes: u32,
-    /// Address of the state of the socket that it is sent to; 0: of none.
+    /// Address of the state of the socket that it is sent to.
     peer: usize,
 }
 
