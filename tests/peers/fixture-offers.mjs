@@ -179,14 +179,17 @@ let cancelled = 0;
 
 function asking({ server, zod, era }) {
   if (era !== "legacy") return;
+  // Without it the SDK asks on the session's GET stream, and what it asks before that stream is open is lost.
+  const onItsOwnStream = (context) => ({ relatedRequestId: context.mcpReq.id });
   const elicit = async (context, params) => {
-    const { action, content } = await context.mcpReq.elicitInput(params);
+    const { action, content } = await context.mcpReq.elicitInput(params, onItsOwnStream(context));
     return { action, content: JSON.stringify(content ?? {}) };
   };
   const sampling = { description: "Asks the client's model", inputSchema: zod.object({ prompt: zod.string() }) };
   server.registerTool("test_sampling", sampling, async ({ prompt }, context) => {
     const messages = [{ role: "user", content: { type: "text", text: prompt } }];
-    const answer = await context.mcpReq.requestSampling({ messages, maxTokens: 100 });
+    const asked = { messages, maxTokens: 100 };
+    const answer = await context.mcpReq.requestSampling(asked, onItsOwnStream(context));
     return text(`LLM response: ${answer.content.text ?? ""}`);
   });
   const elicitation = { description: "Asks the user", inputSchema: zod.object({ message: zod.string() }) };
