@@ -4,10 +4,12 @@ pub mod id;
 pub mod key_hash;
 pub mod random;
 pub mod secret;
+pub mod slab;
 pub mod span;
 
 pub use id::{SessionId, SessionMap};
 pub use key_hash::KeyHash;
 pub use random::Random;
 pub use secret::Secret;
+pub use slab::Slab;
 pub use span::Span;

@@ -28,6 +28,8 @@ use super::Buffer;
 use super::foresight::{self, Foreseen};
 use super::posts::{self, Mail};
 use super::turn;
+use crate::base::Slab;
+use crate::base::slab::Key;
 
 /// Events that are taken at once.
 const EVENTS: usize = 256;
@@ -68,15 +70,8 @@ impl Ahead {
 struct Sockets {
     /// There for as long as a runtime is.
     epoll: Option<Rc<OwnedFd>>,
-    places: Vec<Place>,
-    free: Vec<usize>,
-}
-
-/// A place may serve one socket after the other; events of an earlier one are told by their generation.
-#[derive(Default)]
-struct Place {
-    generation: u32,
-    state: Option<Rc<State>>,
+    /// A place may serve one socket after the other; events of an earlier one are told by their generation.
+    places: Slab<Rc<State>>,
 }
 
 /// Whose socket it is. Those of one side are told in one go: their tasks run the same code.
@@ -277,7 +272,8 @@ impl Drop for State {
 impl Drop for Readiness {
     fn drop(&mut self) {
         // A thread that is shutting down has no table any more.
-        let _ = SOCKETS.try_with(|sockets| sockets.borrow_mut().leave(place_of(self.state.data.get())));
+        let place = place_of(self.state.data.get());
+        let _ = SOCKETS.try_with(|sockets| place.and_then(|place| sockets.borrow_mut().places.remove(place)));
     }
 }
 
@@ -308,28 +304,16 @@ pub(super) fn recv(socket: BorrowedFd<'_>, buffer: &mut Buffer, room: usize) -> 
     Ok(came)
 }
 
-fn place_of(data: u64) -> usize {
-    (data & (Side::Upstream.bit() - 1)) as usize
+fn place_of(data: u64) -> Option<Key> {
+    Key::new((data >> 32) as u32, (data & (Side::Upstream.bit() - 1)) as u32)
 }
 
 impl Sockets {
     fn enter(&mut self, state: Rc<State>, side: Side) -> Option<Rc<OwnedFd>> {
         let epoll = self.epoll.clone()?;
-        let place = self.free.pop().unwrap_or(self.places.len());
-        if place == self.places.len() {
-            self.places.push(Place::default());
-        }
-        let entered = &mut self.places[place];
-        state.data.set(u64::from(entered.generation) << 32 | side.bit() | place as u64);
-        entered.state = Some(state);
+        let place = self.places.insert(state.clone());
+        state.data.set(u64::from(place.generation()) << 32 | side.bit() | u64::from(place.place()));
         Some(epoll)
-    }
-
-    fn leave(&mut self, place: usize) {
-        let left = &mut self.places[place];
-        left.state = None;
-        left.generation = left.generation.wrapping_add(1);
-        self.free.push(place);
     }
 
     fn tell_all(&self, events: &[Event]) {
@@ -341,8 +325,7 @@ impl Sockets {
 
     fn tell(&self, event: &Event) {
         let data = event.data.u64();
-        let Some(place) = self.places.get(place_of(data)) else { return };
-        let Some(state) = place.state.as_ref().filter(|_| place.generation == (data >> 32) as u32) else { return };
+        let Some(state) = place_of(data).and_then(|place| self.places.get(place)) else { return };
         let flags = event.flags;
         if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
             state.ended.set(true);

@@ -9,6 +9,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::base::Slab;
+use crate::base::slab::Key;
+
 /// A wait lasts from one to two turns.
 pub const TURN: Duration = Duration::from_millis(8);
 
@@ -22,58 +25,30 @@ pub fn soon() -> Soon {
 }
 
 pub struct Soon {
-    place: Option<Place>,
-}
-
-/// A slot, and whose turn it is to use it: a slot whose wait is over may serve another one.
-#[derive(Clone, Copy)]
-struct Place {
-    slot: usize,
-    ticket: u64,
-}
-
-#[derive(Default)]
-struct Slot {
-    ticket: u64,
-    /// `None`: over, or nobody waits.
-    waker: Option<Waker>,
+    place: Option<Key>,
 }
 
 #[derive(Default)]
 struct Lines {
-    slots: Vec<Slot>,
-    free: Vec<usize>,
-    younger: Vec<usize>,
-    older: Vec<usize>,
-    tickets: u64,
+    /// Whom to wake; nothing is kept of waits that are over, or were given up.
+    waiting: Slab<Waker>,
+    younger: Vec<Key>,
+    older: Vec<Key>,
     /// A task turns the lines for as long as somebody stands in them.
     turning: bool,
 }
 
 impl Lines {
-    fn enter(&mut self, waker: Waker) -> Place {
-        self.tickets += 1;
-        let ticket = self.tickets;
-        let slot = self.free.pop().unwrap_or(self.slots.len());
-        if slot == self.slots.len() {
-            self.slots.push(Slot::default());
-        }
-        self.slots[slot] = Slot { ticket, waker: Some(waker) };
-        self.younger.push(slot);
-        Place { slot, ticket }
-    }
-
-    fn waker(&mut self, place: Place) -> Option<&mut Waker> {
-        self.slots.get_mut(place.slot).filter(|slot| slot.ticket == place.ticket).and_then(|slot| slot.waker.as_mut())
+    fn enter(&mut self, waker: Waker) -> Key {
+        let place = self.waiting.insert(waker);
+        self.younger.push(place);
+        place
     }
 
     /// End the older line: whom to wake. Lines keep their memory, of which a busy thread would want as much again.
     fn turn(&mut self) -> Vec<Waker> {
         std::mem::swap(&mut self.older, &mut self.younger);
-        let over = &mut self.younger;
-        let wakers = over.iter().filter_map(|&slot| self.slots[slot].waker.take()).collect();
-        self.free.append(over);
-        wakers
+        self.younger.drain(..).filter_map(|place| self.waiting.remove(place)).collect()
     }
 
     fn is_empty(&self) -> bool {
@@ -87,7 +62,7 @@ impl Future for Soon {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let (place, must_turn) = LINES.with_borrow_mut(|lines| match self.place {
             None => (Some(lines.enter(cx.waker().clone())), !std::mem::replace(&mut lines.turning, true)),
-            Some(place) => match lines.waker(place) {
+            Some(place) => match lines.waiting.get_mut(place) {
                 Some(waker) => {
                     waker.clone_from(cx.waker());
                     (Some(place), false)
@@ -112,10 +87,7 @@ impl Drop for Soon {
     fn drop(&mut self) {
         if let Some(place) = self.place {
             // A thread that is shutting down has no lines any more.
-            let waker = LINES.try_with(|lines| {
-                let mut lines = lines.borrow_mut();
-                lines.waker(place).is_some().then(|| lines.slots[place.slot].waker.take())
-            });
+            let waker = LINES.try_with(|lines| lines.borrow_mut().waiting.remove(place));
             drop(waker);
         }
     }
@@ -146,9 +118,9 @@ mod tests {
         let mut lines = Lines::default();
         let place = lines.enter(Waker::noop().clone());
         assert!(lines.turn().is_empty());
-        assert!(lines.waker(place).is_some());
+        assert!(lines.waiting.get(place).is_some());
         assert_eq!(lines.turn().len(), 1);
-        assert!(lines.waker(place).is_none() && lines.is_empty());
+        assert!(lines.waiting.get(place).is_none() && lines.is_empty());
     }
 
     #[test]
@@ -158,17 +130,17 @@ mod tests {
         lines.turn();
         lines.turn();
         let second = lines.enter(Waker::noop().clone());
-        assert_eq!(second.slot, first.slot);
-        assert!(lines.waker(first).is_none() && lines.waker(second).is_some());
+        assert_eq!(second.place(), first.place());
+        assert!(lines.waiting.get(first).is_none() && lines.waiting.get(second).is_some());
     }
 
     #[test]
     fn a_wait_that_was_given_up_wakes_nobody() {
         let mut lines = Lines::default();
         let place = lines.enter(Waker::noop().clone());
-        lines.slots[place.slot].waker = None;
+        lines.waiting.remove(place);
         lines.turn();
         assert!(lines.turn().is_empty());
-        assert_eq!(lines.free.len(), 1);
+        assert!(lines.waiting.is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! The one thread that writes: it takes what waits, commits it in one transaction, and wakes all who wait.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -80,7 +80,7 @@ pub fn start(inner: Arc<Inner>, writes: Receiver<Write>, cleanup: Duration) -> i
     let writer = Writer {
         inner,
         writes,
-        touched: HashMap::new(),
+        touched: BTreeMap::new(),
         creates: Vec::new(),
         ends: Vec::new(),
         flush: Every { period: flush, due: now + flush },
@@ -95,8 +95,8 @@ pub fn start(inner: Arc<Inner>, writes: Receiver<Write>, cleanup: Duration) -> i
 struct Writer {
     inner: Arc<Inner>,
     writes: Receiver<Write>,
-    /// The latest use of sessions, not saved yet.
-    touched: HashMap<SessionId, u64>,
+    /// The latest use of sessions, not saved yet; in the order of the store.
+    touched: BTreeMap<SessionId, u64>,
     creates: Vec<Create>,
     ends: Vec<(SessionId, Done)>,
     flush: Every,

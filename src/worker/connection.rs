@@ -15,6 +15,7 @@ use super::exchange::{self, Told};
 use super::flow::Flow;
 use super::refusal::Refusal;
 use super::{Flags, Phase, Scratch, Worker, account, arrival, auth, refusal};
+use crate::base::slab::Key;
 use crate::config::plan::Plan;
 use crate::net::{self, Buffer, Stream, within};
 use crate::wire::http1::head::{self, Repeats};
@@ -183,11 +184,11 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         idle_by: Cell::new(0),
         is_resting: Cell::new(false),
     });
-    worker.connections.borrow_mut().insert(id, flags.clone());
+    let place = worker.connections.borrow_mut().insert(flags.clone());
     worker.cells.connections.add(1);
     let worker = worker.clone();
     net::spawn(async move {
-        let guard = Registered { worker: worker.clone(), id };
+        let guard = Registered { worker: worker.clone(), place };
         poll_fn(|cx| {
             let _ = flags.waker.set(cx.waker().clone());
             Poll::Ready(())
@@ -226,12 +227,12 @@ pub fn start(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
 /// Takes the connection off the worker's list, whatever happens.
 struct Registered {
     worker: Rc<Worker>,
-    id: u64,
+    place: Key,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.worker.connections.borrow_mut().remove(&self.id);
+        self.worker.connections.borrow_mut().remove(self.place);
         self.worker.cells.connections.sub(1);
         self.worker.shared.connections.fetch_sub(1, Relaxed);
     }

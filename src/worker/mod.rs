@@ -48,7 +48,6 @@ mod tap;
 mod upstream;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -57,7 +56,7 @@ use std::time::{Duration, Instant};
 
 use futures_channel::mpsc::UnboundedReceiver;
 
-use crate::base::Random;
+use crate::base::{Random, Slab};
 use crate::net::driver::Driver;
 use crate::net::{self, Buffer, stream};
 use crate::store::Store;
@@ -98,7 +97,7 @@ pub struct Worker {
     tools: RefCell<Mirror<CallCells>>,
     #[expect(clippy::vec_box, reason = "connections take and give the boxes, which keeps their futures small")]
     scratch: RefCell<Vec<Box<Scratch>>>,
-    connections: RefCell<HashMap<u64, Rc<Flags>>>,
+    connections: RefCell<Slab<Rc<Flags>>>,
     next_connection: Cell<u64>,
     /// Exchanges that were recorded so far.
     exchanges: Cell<u64>,

@@ -7,6 +7,7 @@
 //! The store then keeps the books of this replica: how many there are, when they were last used here, which ended here.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
@@ -42,7 +43,7 @@ const PROTOCOL_MAX: usize = 32;
 pub struct Hot {
     known: RefCell<SessionMap<Rc<Entry>>>,
     /// The open streams of sessions, as the descriptors of their clients; these sessions are kept alive.
-    streaming: RefCell<SessionMap<Vec<RawFd>>>,
+    streaming: RefCell<BTreeMap<SessionId, Vec<RawFd>>>,
     kept_alive_ms: Cell<u64>,
 }
 
