@@ -1,13 +1,11 @@
 //! Names of sessions: ours, never the upstream's own. Clients see them as they are, unless ids are sealed (`wire::sealed`):
 //! then a session is named by a hash of what its client sees.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 /// 24 random bytes (192 bits, from the CSPRNG) as 32 characters of base64url (RFC 4648 section 5),
 /// which are visible ASCII as MCP asks of `Mcp-Session-Id`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId([u8; SessionId::LEN]);
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -54,35 +52,16 @@ impl SessionId {
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("base64url is ASCII")
     }
-}
 
-/// What is kept of sessions, by their ids.
-pub type SessionMap<V> = HashMap<SessionId, V, BuildHasherDefault<IdHasher>>;
-
-/// Ids are random, or hashes: nobody chooses the ones that a map holds, and a part of one is as good as a hash of it.
-#[derive(Default)]
-pub struct IdHasher(u64);
-
-impl Hash for SessionId {
-    fn hash<H: Hasher>(&self, state: &mut H) {
+    /// Evenly spread bits. Ids are random, or hashes: nobody chooses those that a table holds, and a part of one is as good as
+    /// a hash of it.
+    pub fn spread(&self) -> u64 {
         let (words, _) = self.0.as_chunks::<8>();
-        // The first character may be the same in all.
-        state.write_u64(u64::from_le_bytes(words[1]) ^ u64::from_le_bytes(words[3]).rotate_left(3));
-    }
-}
-
-impl Hasher for IdHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        // Digits of base64 leave bits of a byte alone: spread them (Knuth, The Art of Computer Programming 3, section 6.4).
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0 ^ (self.0 >> 32)
+        // The first character may be the same in all. Digits of base64 leave bits of a byte alone: fold the product
+        // (Knuth, The Art of Computer Programming 3, section 6.4).
+        let word = u64::from_le_bytes(words[1]) ^ u64::from_le_bytes(words[3]).rotate_left(3);
+        let product = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        product ^ (product >> 32)
     }
 }
 

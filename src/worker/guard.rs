@@ -87,7 +87,7 @@ impl<'a> Request<'a> {
 /// is equal in both, the client and the view.
 #[derive(Clone, Copy)]
 pub struct Admitted {
-    view: u64,
+    view: u32,
     host: Span,
     framing: RequestFraming,
 }

@@ -51,7 +51,7 @@ struct Places {
 
 /// What such a head is made of besides the request's, the session's id and what the connection is.
 struct Sources {
-    view: u64,
+    view: u32,
     upstream: usize,
     credential: Option<Arc<Credential>>,
     caller: Caller,

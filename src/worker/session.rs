@@ -17,7 +17,8 @@ use super::envelope::Envelope;
 use super::guard::Request;
 use super::refusal::Refusal;
 use super::upstream::LocalView;
-use crate::base::{SessionId, SessionMap, Span};
+use crate::base::linear_hash::{Identified, LinearHash};
+use crate::base::{SessionId, Span};
 use crate::config::plan::SessionPlan;
 use crate::net::stream;
 use crate::store::{Found, Principal, Record, Reservation, Store, Transport};
@@ -35,43 +36,55 @@ const PARAMETERS: [&[u8]; 3] = [b"sessionId", b"session_id", b"sessionid"];
 /// Upstream's ids are rarely longer (a UUID as text has 36).
 const BRIEF_BYTES: usize = 38;
 
+/// No place.
+const NOWHERE: u32 = u32::MAX;
+
 /// Longest version of the protocol that is remembered, bytes.
 const PROTOCOL_MAX: usize = 32;
 
 /// What a worker remembers of sessions.
 #[derive(Default)]
 pub struct Hot {
-    known: RefCell<SessionMap<Rc<Entry>>>,
+    known: RefCell<LinearHash<Entry>>,
     /// The open streams of sessions, as the descriptors of their clients; these sessions are kept alive.
     streaming: RefCell<BTreeMap<SessionId, Vec<RawFd>>>,
     kept_alive_ms: Cell<u64>,
 }
 
-/// What each request asks for stands in two cache lines, since of many sessions none is in a cache.
+/// What each request asks for stands in two cache lines side by side, since of many sessions none is in a cache.
+#[repr(C)]
 struct Entry {
+    id: SessionId,
     /// The store's `ended_epoch` before the store was asked.
     epoch: Cell<u64>,
     /// Store time of the latest question, which was also a touch.
     checked_ms: Cell<u64>,
     /// Where its upstream stands in the view of this number.
-    place: Cell<(u64, Option<u32>)>,
+    place: Cell<(u32, u32)>,
+    record: Box<Record>,
     /// Upstream's own id; empty if it is longer, and stands in the record alone.
     brief: Text<BRIEF_BYTES>,
     /// The id travels in the query (2024-11-05).
     by_query: bool,
     has_owner: bool,
-    record: Box<Record>,
+}
+
+impl Identified for Entry {
+    fn id(&self) -> &SessionId {
+        &self.id
+    }
 }
 
 impl Entry {
-    fn new(record: Record, epoch: u64, checked_ms: u64) -> Entry {
-        const { assert!(size_of::<Entry>() + 2 * size_of::<usize>() <= 112, "the counts of its `Rc` included") }
-        let id = record.upstream_session.as_bytes();
+    fn new(id: SessionId, record: Record, epoch: u64, checked_ms: u64) -> Entry {
+        const { assert!(size_of::<Entry>() + 2 * size_of::<usize>() == 128, "the counts of its `Rc` included") }
+        let brief = record.upstream_session.as_bytes();
         Entry {
+            id,
             epoch: Cell::new(epoch),
             checked_ms: Cell::new(checked_ms),
-            place: Cell::new((0, None)),
-            brief: if id.len() <= BRIEF_BYTES { Text::of(id) } else { Text::NONE },
+            place: Cell::new((0, NOWHERE)),
+            brief: if brief.len() <= BRIEF_BYTES { Text::of(brief) } else { Text::NONE },
             by_query: matches!(record.transport, Transport::HttpSse { .. }),
             has_owner: record.principal.is_some(),
             record: Box::new(record),
@@ -106,10 +119,10 @@ impl Entry {
     fn upstream(&self, view: &LocalView) -> Option<usize> {
         let (number, place) = self.place.get();
         if number == view.number {
-            return place.map(|place| place as usize);
+            return (place != NOWHERE).then_some(place as usize);
         }
         let place = view.view.upstream_of(&self.record.upstream);
-        self.place.set((view.number, place.map(|place| place as u32)));
+        self.place.set((view.number, place.map_or(NOWHERE, |place| place as u32)));
         place
     }
 }
@@ -272,7 +285,7 @@ impl Asked<'_> {
         if touch {
             store.touch(id);
         }
-        Ok(Some(hot.remember(id, Entry::new(record, epoch, checked_ms))))
+        Ok(Some(hot.remember(Entry::new(id, record, epoch, checked_ms))))
     }
 
     fn read(&self) -> Result<Option<Record>, Refusal> {
@@ -342,13 +355,13 @@ fn binding_of(caller: &Caller) -> Option<[u8; 32]> {
 }
 
 impl Hot {
-    fn remember(&self, id: SessionId, entry: Entry) -> Rc<Entry> {
+    fn remember(&self, entry: Entry) -> Rc<Entry> {
         let mut known = self.known.borrow_mut();
         if known.len() >= HOT_MAX {
-            known.clear();
+            *known = LinearHash::default();
         }
         let entry = Rc::new(entry);
-        known.insert(id, entry.clone());
+        known.insert(entry.clone());
         entry
     }
 
@@ -491,7 +504,7 @@ pub async fn begin(
         tracing::error!(%error, "cannot commit a session");
         Refusal::STORE
     })?;
-    worker.sessions.remember(begun.id, Entry::new(record, epoch, now));
+    worker.sessions.remember(Entry::new(begun.id, record, epoch, now));
     Ok(begun)
 }
 
@@ -549,7 +562,7 @@ pub async fn relocate(
     })?;
     let (epoch, now) = (store.ended_epoch(), store.now_ms());
     let found = store.find(&session.id).map_err(|_| Refusal::STORE_READ)?.ok_or(Refusal::SESSION_UNKNOWN)?;
-    let entry = worker.sessions.remember(session.id, Entry::new(found, epoch, now));
+    let entry = worker.sessions.remember(Entry::new(session.id, found, epoch, now));
     Ok(Session { id: session.id, upstream: entry.upstream(view), entry, in_target: None })
 }
 

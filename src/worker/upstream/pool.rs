@@ -15,7 +15,7 @@ use crate::worker::shared::{Shared, View};
 pub struct LocalView {
     pub view: Arc<View>,
     /// Of the views of this worker, from 1.
-    pub number: u64,
+    pub number: u32,
     pub locals: Vec<Rc<Local>>,
 }
 
