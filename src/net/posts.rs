@@ -178,9 +178,13 @@ pub async fn send_in_turns() {
     .await;
 }
 
-/// Let the turn end when all tasks have run that are to run now.
+/// Let the turn end when all tasks have run that are to run now; where nobody sends any more, now.
 pub fn end_turn() {
-    QUEUE.with(|queue| queue.sender.take().into_iter().for_each(Waker::wake));
+    QUEUE.with(|queue| match queue.sender.take() {
+        Some(sender) => sender.wake(),
+        None if queue.has_ended.get() => turn::end(),
+        None => {}
+    });
 }
 
 /// The ring goes with the runtime.

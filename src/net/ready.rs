@@ -12,6 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -33,6 +34,11 @@ use crate::base::slab::Key;
 
 /// Events that are taken at once.
 const EVENTS: usize = 256;
+/// Events of a turn after which the next one begins at once: there will be some, and waiting for them, an operation of the driver, would
+/// cost much beside what so few do.
+const BUSY: RangeInclusive<usize> = 6..=64;
+/// Such turns in a row, about a millisecond at most, before the driver is asked what else there is: timers, other threads, new connections.
+const ROUNDS: usize = 4;
 /// What is told of every socket.
 const READING: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
 
@@ -380,17 +386,24 @@ async fn turns(epoll: Rc<OwnedFd>, waiter: TcpStream, mut stopped: oneshot::Rece
             }
             Some(_) => {}
         }
-        take_events(&epoll, &mut events);
+        for _ in 0..ROUNDS {
+            if !BUSY.contains(&take_events(&epoll, &mut events)) {
+                break;
+            }
+            turn::over().await;
+        }
     }
 }
 
-/// Tell of all that happened.
-fn take_events(epoll: &OwnedFd, space: &mut [MaybeUninit<Event>; EVENTS]) {
+/// Tell of all that happened; how many sockets that were.
+fn take_events(epoll: &OwnedFd, space: &mut [MaybeUninit<Event>; EVENTS]) -> usize {
     const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut count = 0;
     loop {
-        let Ok((taken, _)) = epoll::wait(epoll, &mut *space, Some(&NOW)) else { return };
+        let Ok((taken, _)) = epoll::wait(epoll, &mut *space, Some(&NOW)) else { return count };
+        count += taken.len();
         if taken.is_empty() {
-            return;
+            return count;
         }
         SOCKETS.with_borrow(|sockets| sockets.tell_all(taken));
         if turn::has_begun() {
@@ -399,7 +412,7 @@ fn take_events(epoll: &OwnedFd, space: &mut [MaybeUninit<Event>; EVENTS]) {
         }
         // What is left would be told of by no edge.
         if taken.len() < EVENTS {
-            return;
+            return count;
         }
     }
 }

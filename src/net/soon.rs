@@ -1,7 +1,7 @@
 //! A wait of about ten milliseconds that costs next to nothing: for things that nearly always come sooner.
 //!
 //! A timer of the runtime reads the clock and enters a wheel for each wait, which was 2 % of a request's CPU time
-//! (`docs/adr/0005-coarse-waits.md`). Here the waits of a thread stand in two lines; a turn of [`TURN`] ends the older.
+//! (`docs/adr/0005-reads-ahead-and-coarse-waits.md`). Here the waits of a thread stand in two lines; a turn of [`TURN`] ends the older.
 
 use std::cell::RefCell;
 use std::future::Future;
