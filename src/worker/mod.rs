@@ -45,6 +45,7 @@ mod report;
 mod session;
 mod shared;
 mod tap;
+mod upload;
 mod upstream;
 
 use std::cell::{Cell, OnceCell, RefCell};

@@ -1,29 +1,27 @@
-//! Bytes both ways: the request's rest to upstream, the answer to the client, each as it arrives.
+//! The answer to the client, as it arrives; what is left of the request goes to upstream beside it ([`super::upload`]).
 //!
 //! One piece is read only after the one before it was written, so a slow reader slows the writer and no memory grows.
 //! A wait owns no buffer; a read that is under way is never dropped unless its connection closes.
 
-use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use super::connection::{Client, fill};
-use super::envelope::{self, Intake};
+use super::connection::Client;
 use super::exchange::{Exchange, Passage};
 use super::inspect::Inspect;
 use super::outbound::{self, Delivery};
 use super::refusal::Refusal;
 use super::tap;
+use super::upload::Upload;
 use super::upstream::{Lease, patience};
-use crate::net::{self, Buffer, Either, Probe, Stream, race, soon, within};
+use crate::net::{self, Buffer, Either, Probe, race, soon, within};
 use crate::wire::http1::body::BodyDecoder;
 use crate::wire::http1::encode::{self, CHUNK_END, LAST_CHUNK};
 use crate::wire::http1::framing::BodyLength;
 use crate::wire::http1::head::{Method, Progress, ResponseHead};
-use crate::wire::json::Peek;
 use crate::wire::mcp::Era;
 use crate::wire::sse::EventScanner;
 
@@ -33,112 +31,6 @@ const SOON_MAX: Duration = Duration::from_millis(50);
 const UNBROKEN_BYTES: usize = 256 * 1024;
 /// Interim answers (1xx) before the final one.
 const INTERIM_MAX: usize = 16;
-
-// --- towards upstream ------------------------------------------------------------------------------------------------
-
-/// The rest of a request body on its way to upstream, beside whatever else the exchange waits for.
-pub struct Upload<'a> {
-    running: Option<Running<'a>>,
-    /// What followed the request on the connection, once the upload is through.
-    pub rest: Option<Buffer>,
-    /// When that was.
-    sent: Option<Instant>,
-}
-
-/// Boxed, so that the many exchanges without an upload stay small.
-type Running<'a> = Pin<Box<dyn Future<Output = Result<Buffer, Refusal>> + 'a>>;
-
-impl<'a> Upload<'a> {
-    /// Nothing is left to send.
-    pub fn none() -> Upload<'a> {
-        Upload { running: None, rest: None, sent: None }
-    }
-
-    pub fn start(
-        exchange: &'a Exchange<'a>,
-        upstream: &'a Stream,
-        intake: Intake,
-        peek: &'a RefCell<&mut Peek>,
-    ) -> Self {
-        let running: Running<'a> = Box::pin(upload(exchange, upstream, intake, peek));
-        Upload { running: Some(running), rest: None, sent: None }
-    }
-
-    pub fn is_running(&self) -> bool {
-        self.running.is_some()
-    }
-
-    async fn finish(&mut self) -> Result<(), Refusal> {
-        if let Some(running) = &mut self.running {
-            let result = running.as_mut().await;
-            self.running = None;
-            self.rest = Some(result?);
-            self.sent = Some(Instant::now());
-        }
-        Ok(())
-    }
-}
-
-/// Stream the rest of the body. A write that upstream refuses is no error here: it may have answered already, and
-/// what it answered, or that it did not, is found by the reader.
-async fn upload(
-    exchange: &Exchange<'_>,
-    upstream: &Stream,
-    intake: Intake,
-    peek: &RefCell<&mut Peek>,
-) -> Result<Buffer, Refusal> {
-    let plan = exchange.plan();
-    let limit = exchange.upstream_timeout();
-    let chunked = exchange.request.body() == BodyLength::Chunked;
-    let Intake { mut decoder, peeking, .. } = intake;
-    let mut unbroken = 0;
-    loop {
-        match within(plan.timeouts.body, exchange.client.stream.readable()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(Refusal::CLIENT_GONE),
-            Err(_) => return Err(Refusal::BODY_TIMEOUT),
-        }
-        let mut piece = Buffer::streaming(plan.stream_buffer_bytes);
-        match within(plan.timeouts.body, fill(exchange.client, &mut piece)).await {
-            Ok(Ok(1..)) => {}
-            Ok(_) => return Err(Refusal::CLIENT_GONE),
-            Err(_) => return Err(Refusal::BODY_TIMEOUT),
-        }
-        let decoded = decoder.decode(piece.bytes_mut()).map_err(|error| Refusal::body(error).closing())?;
-        let mut rest = Buffer::default();
-        if decoder.is_done() && decoded.consumed < piece.len() {
-            rest = Buffer::small();
-            rest.vec().extend_from_slice(&piece.bytes()[decoded.consumed..]);
-        }
-        piece.truncate(decoded.data);
-        exchange.account.received(piece.len());
-        if peeking {
-            let mut peek = peek.borrow_mut();
-            peek.feed(piece.bytes()).map_err(|error| Refusal::json(&error).closing())?;
-            if decoder.is_done() {
-                // The last piece is held back until the whole is known to be sound, so that upstream never acts on it.
-                envelope::conclude(exchange.request, &mut peek).map_err(Refusal::closing)?;
-                if peek.is_modern() {
-                    exchange.is_modern_after_all();
-                }
-            }
-        }
-        tap::request_piece(exchange, piece.bytes(), decoder.is_done());
-        if chunked {
-            frame(&mut piece, decoder.is_done());
-        }
-        take_turns(&mut unbroken, piece.len()).await;
-        if !piece.is_empty() && !matches!(within(limit, upstream.write_all(piece)).await, Ok((Ok(()), _))) {
-            // Not sent whole: the connection is not used again, since `rest` stays unset.
-            return std::future::pending().await;
-        }
-        if decoder.is_done() {
-            return Ok(rest);
-        }
-    }
-}
-
-// --- from upstream ---------------------------------------------------------------------------------------------------
 
 /// Whether the client left, watched only once an answer takes its time.
 ///
@@ -477,7 +369,7 @@ impl Rest {
 }
 
 /// Where both peers keep pace, nothing ever has to be waited for: let others run after every [`UNBROKEN_BYTES`].
-async fn take_turns(unbroken: &mut usize, bytes: usize) {
+pub async fn take_turns(unbroken: &mut usize, bytes: usize) {
     *unbroken += bytes;
     if *unbroken >= UNBROKEN_BYTES {
         *unbroken = 0;
@@ -486,7 +378,7 @@ async fn take_turns(unbroken: &mut usize, bytes: usize) {
 }
 
 /// Frame a piece as a chunk in place, and the end behind it.
-fn frame(piece: &mut Buffer, last: bool) {
+pub fn frame(piece: &mut Buffer, last: bool) {
     if !piece.is_empty() {
         let head = encode::chunk_head(piece.len());
         piece.frame_as_chunk(head.as_bytes(), CHUNK_END);

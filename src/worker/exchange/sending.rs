@@ -14,8 +14,9 @@ use crate::wire::json::Peek;
 use crate::worker::envelope::Intake;
 use crate::worker::outbound::{self, Destination, Written};
 use crate::worker::refusal::Refusal;
-use crate::worker::relay::{Unanswered, Upload};
+use crate::worker::relay::Unanswered;
 use crate::worker::session::{self, Session};
+use crate::worker::upload::Upload;
 use crate::worker::upstream::{self, Lease, Wanted};
 
 /// Longest `initialize` that a session keeps, bytes.
