@@ -254,6 +254,20 @@ def telemetry(options: Options, others: list) -> list[Subject]:
     return variants(options, setups, demo(options, others), lambda _: load)
 
 
+def record(options: Options, others: list) -> list[Subject]:
+    """Everything on tapes in memory, with rules besides the default ones; the worker's time, and that of all threads."""
+    rules = r'''redact_patterns = ['\b\d{4}-\d{4}-\d{4}-\d{4}\b', 'internal-[a-z]+']''' + '\nredact_paths = ["$.params.arguments.card"]\n'
+
+    def taped(name: str) -> str:
+        return f'[record]\noutput = "{options.work}/tapes-{name}"\nfile_bytes = "64MiB"\ntotal_bytes = "256MiB"\n{rules}'
+
+    def load(proxy: Running) -> dict:
+        return loads.wrk(proxy, one_caller(options, proxy), 64, options.seconds, ["each", "call"], settle=1)
+
+    setups = {"off": Setup(threads="worker"), "tape": Setup(extra=taped("1"), threads="worker"), "all": Setup(extra=taped("2"))}
+    return variants(options, setups, demo(options, others), lambda _: load)
+
+
 def endpoints(words: list[str]):
     """100 names of one server against 2: upstream's work is the same."""
 
@@ -299,6 +313,7 @@ CASES = {
     "workers": Case("2 workers against 1, everybody on both cores", NS, 1.05, 1.0, workers, base="itself"),
     "tokens": Case("tokens and a limit for each user, to the same without", NS, 1.10, 1.0, tokens, base="itself"),
     "telemetry": Case("access log and traces, to the same without", NS, 1.10, 1.05, telemetry, base="itself"),
+    "record": Case("everything on tapes, to the same without: the worker, and all threads", NS, 1.10, 1.05, record, base="itself"),
     "endpoints": Case("100 endpoints against 2, 64 sessions in turn", NS, 1.05, 1.0, endpoints(["turn", "call"]), base="itself"),
     "endpoints-modern": Case("100 endpoints against 2, requests without session", NS, 1.05, 1.0, endpoints(["each", "modern"]), base="itself"),
     "sessions": Case("100,000 live sessions against 100, in turn", NS, 1.05, 1.02, crowd, base="itself"),

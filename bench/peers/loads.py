@@ -26,9 +26,9 @@ class Failed(Exception):
 
 def measured(proxy: Running, work) -> tuple[dict, int]:
     """What `work` returned, and the proxy's CPU time meanwhile."""
-    ticks, before = machine.user_share(proxy.pid), machine.cpu_ns(proxy.pid)
+    ticks, before = machine.user_share(proxy.pid), machine.cpu_ns(proxy.pid, proxy.setup.threads)
     result = work()
-    spent = machine.cpu_ns(proxy.pid) - before
+    spent = machine.cpu_ns(proxy.pid, proxy.setup.threads) - before
     user, system = (after - first for after, first in zip(machine.user_share(proxy.pid), ticks))
     return result | {"user_share": round(user / max(user + system, 1), 3)}, spent
 

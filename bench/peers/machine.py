@@ -66,10 +66,11 @@ def tree(pid: int) -> list[int]:
     return [pid] + [below for child in children(pid) for below in tree(child)]
 
 
-def cpu_ns(pid: int) -> int:
-    """CPU time that a process, its threads and its children were given so far."""
+def cpu_ns(pid: int, threads: str = "") -> int:
+    """CPU time that a process, its threads and its children were given so far; of threads whose names begin so."""
     tasks = (task for member in tree(pid) for task in pathlib.Path(f"/proc/{member}/task").iterdir())
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+    counted = (task for task in tasks if (task / "comm").read_text().startswith(threads))
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in counted)
 
 
 def user_share(pid: int) -> tuple[int, int]:

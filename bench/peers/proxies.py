@@ -23,6 +23,8 @@ class Setup:
     streams: bool = False
     # More of shadowcat's configuration; with upstreams in it there is no other.
     extra: str = ""
+    # Whose CPU time counts, by the beginning of the threads' names.
+    threads: str = ""
 
 
 @dataclasses.dataclass

@@ -10,6 +10,7 @@ use memchr::memchr;
 
 use super::queue::Queue;
 use crate::net::{Buffer, Stream, race, sleep, spawn, within};
+use crate::origin::message::{batch, is_batch};
 use crate::stdio::{Child, Exit, Spawn, Stop};
 
 /// Bytes of one message of a server.
@@ -146,11 +147,32 @@ pub struct Lines {
 }
 
 impl Lines {
+    /// Hear each message, those of a batch one by one, until there are no more: why.
+    pub async fn hear(&mut self, mut heard: impl AsyncFnMut(&str)) -> String {
+        loop {
+            let line = match self.next().await {
+                Ok(line) => line,
+                Err(why) => return why,
+            };
+            let Ok(text) = std::str::from_utf8(&line) else {
+                tracing::warn!(server = self.number, "what a server wrote is not UTF-8, and is left out");
+                continue;
+            };
+            if is_batch(&line) {
+                for one in batch(&line).unwrap_or_default() {
+                    heard(one.get()).await;
+                }
+            } else {
+                heard(text).await;
+            }
+        }
+    }
+
     /// The next line that is not blank, without its end.
     ///
     /// # Errors
     /// The server has ended, or must: why.
-    pub async fn next(&mut self) -> Result<Vec<u8>, String> {
+    async fn next(&mut self) -> Result<Vec<u8>, String> {
         loop {
             let unsearched = &self.held.bytes()[self.searched..];
             if let Some(end) = memchr(b'\n', unsearched) {

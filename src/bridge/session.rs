@@ -13,7 +13,7 @@ use super::message::{self, Parts};
 use super::process::Lines;
 use super::queue::{Queue, Refused};
 use crate::base::SessionId;
-use crate::origin::message::{Message, Version, batch, is_batch, parse};
+use crate::origin::message::{Message, Version, parse};
 use crate::origin::{self, EventLog, Streams, new_id};
 use crate::wire::jsonrpc;
 use crate::wire::mcp::code;
@@ -196,25 +196,10 @@ impl origin::Session for Session {
 
 /// Passes on what the server says, to its end.
 pub async fn listen(server: Arc<Server>, session: Arc<Session>, mut lines: Lines) {
-    let why = loop {
-        let line = match lines.next().await {
-            Ok(line) => line,
-            Err(why) => break why,
-        };
-        let Ok(text) = std::str::from_utf8(&line) else {
-            tracing::warn!(server = lines.number, "what a server wrote is not UTF-8, and is left out");
-            continue;
-        };
-        if is_batch(&line) {
-            for one in batch(&line).unwrap_or_default() {
-                session.heard(one.get(), lines.number).await;
-            }
-        } else {
-            session.heard(text, lines.number).await;
-        }
-    };
+    let number = lines.number;
+    let why = lines.hear(async |text| session.heard(text, number).await).await;
     if !session.lock().ended {
-        tracing::warn!(server = lines.number, why, "a session ends with its server");
+        tracing::warn!(server = number, why, "a session ends with its server");
     }
     session.finish(&why);
     server.sessions.end(&session.id);

@@ -15,7 +15,7 @@ use super::parameters::Parameters;
 use super::process::{Children, Lines, NotStarted};
 use super::queue::{Queue, Refused};
 use crate::net::{spawn, within};
-use crate::origin::message::{Message, batch, is_batch, parse};
+use crate::origin::message::{Message, parse};
 use crate::origin::{EventLog, Reader, Request};
 use crate::wire::jsonrpc;
 use crate::wire::mcp::code;
@@ -201,25 +201,10 @@ fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Passes on what the process says, to its end.
 async fn listen(state: Arc<Mutex<State>>, run: Arc<Run>, mut lines: Lines) {
-    let why = loop {
-        let line = match lines.next().await {
-            Ok(line) => line,
-            Err(why) => break why,
-        };
-        let Ok(text) = std::str::from_utf8(&line) else {
-            tracing::warn!(server = lines.number, "what a server wrote is not UTF-8, and is left out");
-            continue;
-        };
-        if is_batch(&line) {
-            for one in batch(&line).unwrap_or_default() {
-                run.heard(one.get(), lines.number).await;
-            }
-        } else {
-            run.heard(text, lines.number).await;
-        }
-    };
+    let number = lines.number;
+    let why = lines.hear(async |text| run.heard(text, number).await).await;
     if !run.ending.load(Relaxed) {
-        tracing::warn!(server = lines.number, why, "the server of all clients is gone");
+        tracing::warn!(server = number, why, "the server of all clients is gone");
     }
     let answered = run.answered.load(Relaxed);
     let pause = if answered { PAUSE } else { (run.pause * 2).clamp(PAUSE, PAUSE_MAX) };

@@ -56,3 +56,72 @@ pub fn is_shortage(error: &std::io::Error) -> bool {
     let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC, Errno::ADDRNOTAVAIL];
     Errno::from_io_error(error).is_some_and(|errno| ours.contains(&errno))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use std::time::{Duration, Instant};
+
+    use super::driver::{Choice, run};
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// Sends back what it gets.
+    async fn echo(stream: Stream, until: Instant) {
+        while Instant::now() < until && stream.message().await.is_ok() {
+            let (came, buffer) = stream.read_message(Buffer::default()).await;
+            if !matches!(came, Ok(1..)) || stream.post(buffer).is_err() {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn a_thread_that_always_has_messages_looks_at_its_timers() {
+        for choice in [Choice::Auto, Choice::Epoll] {
+            let waited = run(choice, |_| async {
+                let begun = Instant::now();
+                for _ in 0..16 {
+                    let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+                    let (one, other) = (Stream::adopt_local(one).unwrap(), Stream::adopt_local(other).unwrap());
+                    one.post(Buffer::from_vec(b"ball".to_vec())).unwrap();
+                    spawn(echo(one, begun + LONG));
+                    spawn(echo(other, begun + LONG));
+                }
+                soon().await;
+                begun.elapsed()
+            });
+            assert!(waited.unwrap() < LONG, "{choice:?}");
+        }
+    }
+
+    #[test]
+    fn who_always_has_something_to_do_keeps_nobody_from_being_heard() {
+        for choice in [Choice::Auto, Choice::Epoll] {
+            let heard = run(choice, |_| async {
+                let heard = Rc::new(Cell::new(0));
+                let (tell, told) = futures_channel::oneshot::channel();
+                let of_a_timer = heard.clone();
+                spawn(async move {
+                    soon().await;
+                    of_a_timer.set(of_a_timer.get() + 1);
+                });
+                let of_a_thread = heard.clone();
+                spawn(async move {
+                    let _ = told.await;
+                    of_a_thread.set(of_a_thread.get() + 1);
+                });
+                let thread = std::thread::spawn(move || tell.send(()));
+                let begun = Instant::now();
+                while heard.get() < 2 && begun.elapsed() < LONG {
+                    others_first().await;
+                }
+                let _ = thread.join();
+                heard.get()
+            });
+            assert_eq!(heard.unwrap(), 2, "{choice:?}");
+        }
+    }
+}

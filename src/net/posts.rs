@@ -171,8 +171,11 @@ pub async fn send_in_turns() {
         send_all();
         turn::end();
         QUEUE.with(|queue| {
+            if queue.has_ended.get() {
+                return Poll::Ready(());
+            }
             queue.sender.set(Some(cx.waker().clone()));
-            if queue.has_ended.get() { Poll::Ready(()) } else { Poll::Pending }
+            Poll::Pending
         })
     })
     .await;

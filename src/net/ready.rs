@@ -12,11 +12,11 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
-use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 use monoio::net::TcpStream;
@@ -35,10 +35,10 @@ use crate::base::slab::Key;
 /// Events that are taken at once.
 const EVENTS: usize = 256;
 /// Events of a turn after which the next one begins at once: there will be some, and waiting for them, an operation of the driver, would
-/// cost much beside what so few do.
-const BUSY: RangeInclusive<usize> = 6..=64;
-/// Such turns in a row, about a millisecond at most, before the driver is asked what else there is: timers, other threads, new connections.
-const ROUNDS: usize = 4;
+/// cost much beside what they do.
+const BUSY: usize = 6;
+/// How long turns may follow each other before the driver is asked what else there is: timers, other threads, new connections.
+const UNDRIVEN: Duration = Duration::from_millis(1);
 /// What is told of every socket.
 const READING: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
 
@@ -370,6 +370,7 @@ pub async fn attended<T>(main: impl Future<Output = T>) -> io::Result<T> {
 /// All turns of a runtime.
 async fn turns(epoll: Rc<OwnedFd>, waiter: TcpStream, mut stopped: oneshot::Receiver<()>) {
     let mut events = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
+    let mut driven = Instant::now();
     loop {
         let mut waiting = pin!(waiter.readable(false));
         let woken = poll_fn(|cx| {
@@ -386,11 +387,20 @@ async fn turns(epoll: Rc<OwnedFd>, waiter: TcpStream, mut stopped: oneshot::Rece
             }
             Some(_) => {}
         }
-        for _ in 0..ROUNDS {
-            if !BUSY.contains(&take_events(&epoll, &mut events)) {
+        loop {
+            let is_busy = take_events(&epoll, &mut events) >= BUSY;
+            let now = turn::time();
+            if is_busy {
+                turn::over().await;
+            }
+            // Messages without a pause would keep the driver from all else.
+            if now.saturating_duration_since(driven) >= UNDRIVEN {
+                super::others_first().await;
+                driven = now;
+            }
+            if !is_busy {
                 break;
             }
-            turn::over().await;
         }
     }
 }
