@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::Failure;
 use super::args::DemoArgs;
+use super::{Failure, print};
 use crate::demo::Demo;
 use crate::net::driver::Choice;
 
@@ -20,7 +20,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
         let code = if error.kind() == std::io::ErrorKind::AddrInUse { super::serve::EXIT_UNAVAILABLE } else { 1 };
         Failure { code, message: format!("{}: {error}", args.bind) }
     })?;
-    eprintln!("demo MCP server listening on http://{}/mcp", running.address);
+    print::say(&format!("demo MCP server listening on http://{}/mcp", running.address));
     running.join();
     Ok(ExitCode::SUCCESS)
 }

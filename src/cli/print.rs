@@ -22,6 +22,11 @@ pub fn print(text: &str) -> Result<ExitCode, Failure> {
     }
 }
 
+/// Say something on standard error, in one write: the log's thread writes lines there as well.
+pub fn say(text: &str) {
+    let _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+}
+
 /// A table without lines.
 pub fn bare() -> Table {
     let mut table = Table::new();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use super::Failure;
+use super::{Failure, print};
 use crate::config;
 use crate::config::schema::DRIVERS;
 use crate::net::driver::Choice;
@@ -71,7 +71,7 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode, Failure> {
         Failure { code, message: format!("{}: {error}", args.bind) }
     })?;
     let of = if transport == Transport::Stdio { "stdio" } else { "HTTP" };
-    eprintln!("replay of {name} ({of}, {calls} requests) listening on http://{}{path}", running.address);
+    print::say(&format!("replay of {name} ({of}, {calls} requests) listening on http://{}{path}", running.address));
     running.join();
     Ok(ExitCode::SUCCESS)
 }

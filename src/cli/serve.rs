@@ -1,13 +1,12 @@
 //! `reverse` and `gateway`: load the configuration, open the store, serve.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::args::ServerArgs;
-use super::{Failure, record};
+use super::{Failure, print, record};
 use crate::config::plan::{Durability, Plan, StoreKind};
 use crate::control::{self, Outcome, ServiceManager, Source, Start, log, otlp};
 use crate::net::listener::Unfit;
@@ -63,7 +62,7 @@ pub fn serve(
     let bell = loaded.plan.telemetry.as_ref().map(|_| Arc::default());
     let log = log::start(&loaded.plan, bell.clone()).map_err(Failure::config)?;
     for warning in &loaded.warnings {
-        eprintln!("shadowcat: warning: {warning}");
+        print::say(&format!("shadowcat: warning: {warning}"));
     }
     let plan = Arc::new(loaded.plan);
     let files = loaded.layers.file.iter().chain(&sources.auth_config).cloned().collect();
@@ -110,15 +109,13 @@ fn start_demo() -> Result<demo::Running, Failure> {
 }
 
 fn announce(address: SocketAddr, plan: &Plan, banner: Option<Banner>) {
-    let mut stderr = std::io::stderr().lock();
     let scheme = if plan.tls.is_some() { "https" } else { "http" };
-    let _ = writeln!(stderr, "shadowcat {} listening on {scheme}://{address}", env!("CARGO_PKG_VERSION"));
+    let mut lines = vec![format!("shadowcat {} listening on {scheme}://{address}", env!("CARGO_PKG_VERSION"))];
     if plan.upstreams.is_empty() {
-        let _ = writeln!(stderr, "no upstream yet: requests get 503; start with --upstream URL");
+        lines.push("no upstream yet: requests get 503; start with --upstream URL".to_owned());
     }
-    if let Some(banner) = banner {
-        let _ = writeln!(stderr, "{}", banner(address));
-    }
+    lines.extend(banner.map(|banner| banner(address)));
+    print::say(&lines.join("\n"));
 }
 
 /// The store as `plan` describes it.

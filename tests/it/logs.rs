@@ -1,10 +1,12 @@
 //! The program's own log: where its lines go, and that nobody waits for them.
 
 use std::fs;
-use std::io::{BufRead, BufReader, pipe};
+use std::io::{BufRead, BufReader, Read, pipe};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
+use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -13,6 +15,28 @@ use crate::support::mcp::*;
 use crate::support::*;
 
 on_both_drivers!(a_log_that_nobody_reads_holds_up_no_request, a_full_disk_loses_lines_and_nothing_else);
+
+#[test]
+fn what_is_said_at_the_start_comes_in_whole_lines() {
+    // Each write is a packet of its own, and each read takes one.
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::DIRECT).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shadowcat"));
+    command.args(["reverse", "--bind", "127.0.0.1:0", "--workers", "1", "--set", "session.store=memory"]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer).spawn().unwrap();
+    drop(command);
+    let mut packets = Vec::new();
+    let mut reader = fs::File::from(reader);
+    while !packets.iter().any(|packet: &String| packet.contains("listening on")) {
+        let mut space = [0; 4096];
+        let came = reader.read(&mut space).unwrap();
+        assert_ne!(came, 0, "it ended: {packets:?}");
+        packets.push(String::from_utf8(space[..came].to_vec()).unwrap());
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(packets.iter().all(|packet| packet.ends_with('\n')), "{packets:?}");
+    assert!(packets.last().unwrap().contains("no upstream yet"), "{packets:?}");
+}
 
 /// A request that is refused, and a line about it.
 fn refused(client: &mut RawClient) {
