@@ -108,23 +108,35 @@ def empty_logs(options: Options) -> None:
         log.write_text("")
 
 
-def edge(threads: int):
+def edge(options: Options, others: list) -> list[Subject]:
+    """Each connection is one of the users, and one thread of a client has them all."""
+    subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "loadtest"], cwd=machine.ROOT, check=True)
+    (options.work / "tokens").write_text("".join(f"{token}\n" for token in idp(options, others)))
+    words = {"tokens": options.work / "tokens", "baggage": "b" * 200}
+    scenario = proxies.filled("users.toml", words, options.work / "users.toml")
+    return at_the_edge(options, others, lambda proxy: loads.loadtest(proxy, scenario, options.seconds))
+
+
+def edge_threads(options: Options, others: list) -> list[Subject]:
     """A thread of the client is one user. Each is woken by itself, and so are batches smaller, whatever the proxy does of a request."""
+    tokens = idp(options, others)
+    begun = {}
 
-    def subjects(options: Options, others: list) -> list[Subject]:
-        tokens = idp(options, others)
-        begun = {}
+    def load(proxy: Running) -> dict:
+        if proxy.name not in begun:
+            begun[proxy.name] = callers(options, proxy, [(loads.session(proxy, token), token) for token in tokens])
+        return loads.wrk(proxy, begun[proxy.name], 64, options.seconds, ["each", "call"], threads=USERS)
 
-        def load(proxy: Running) -> dict:
-            if proxy.name not in begun:
-                begun[proxy.name] = callers(options, proxy, [(loads.session(proxy, token), token) for token in tokens])
-            empty_logs(options)
-            return loads.wrk(proxy, begun[proxy.name], 64, options.seconds, ["each", "call"], threads=threads)
+    return at_the_edge(options, others, load)
 
-        more = ("nginx-edge",) if "nginx" in options.peers else ()
-        return started(options, Setup(edge=True, log=True), demo(options, others), load, more=more)
 
-    return subjects
+def at_the_edge(options: Options, others: list, load: Callable[[Running], dict]) -> list[Subject]:
+    def logged(proxy: Running) -> dict:
+        empty_logs(options)
+        return load(proxy)
+
+    more = ("nginx-edge",) if "nginx" in options.peers else ()
+    return started(options, Setup(edge=True, log=True), demo(options, others), logged, more=more)
 
 
 def handshakes(kind: str, group: str):
@@ -174,11 +186,11 @@ def fixed(options: Options, others: list) -> list[Subject]:
 
 
 def workers(options: Options, others: list) -> list[Subject]:
-    """Load, upstream and proxy share both cores; each proxy against itself."""
+    """On each core a client, half of upstream and, of two workers, one; each proxy against itself."""
     upstream = demo(options, others, 2, machine.BOTH_CORES)
 
     def load(proxy: Running) -> dict:
-        return loads.wrk(proxy, one_caller(options, proxy), 64, options.seconds, ["each", "call"], threads=2)
+        return loads.wrk(proxy, one_caller(options, proxy), 64, options.seconds, ["each", "call"])
 
     subjects = []
     for number in (1, 2):
@@ -296,8 +308,8 @@ CASES = {
     "post256": Case("256 connections", NS, 0.70, 0.58, post(256)),
     "post16": Case("16 connections", NS, 1.0, 0.85, post(16)),
     "post1": Case("1 connection", NS, 1.0, 0.85, post(1)),
-    "auth": Case("with JWT, a limit for each user, access log", NS, 0.82, 0.72, edge(USERS)),
-    "auth-one": Case("the same from one client thread, as post64", NS, 0.82, 0.72, edge(1)),
+    "auth": Case("with JWT, a limit for each of 8 users, access log", NS, 0.82, 0.72, edge),
+    "auth-threads": Case("the same, a client thread for each user", NS, 0.82, 0.72, edge_threads),
     "tls": Case("over TLS 1.3, 64 connections", NS, 0.85, 0.75, post(64, setup=Setup(tls=True))),
     "handshake-full": Case("TLS 1.3 handshake, full, X25519", "CPU ns a connection", 0.88, 0.75, handshakes("full", "x25519")),
     "handshake-resumed": Case("TLS 1.3 handshake, resumed, X25519", "CPU ns a connection", 0.75, 0.5, handshakes("resumed", "x25519")),
@@ -310,7 +322,7 @@ CASES = {
     "idle": Case("10,000 idle connections", BYTES, 2048, 665, idle(False), rounds_max=2, fresh=True),
     "idle-tls": Case("10,000 idle connections over TLS", BYTES, 16384, 8192, idle(True), rounds_max=2, fresh=True),
     "fixed5000": Case("5,000 requests a second", NS, 1.05, 0.95, fixed, base="haproxy"),
-    "workers": Case("2 workers against 1, everybody on both cores", NS, 1.05, 1.0, workers, base="itself"),
+    "workers": Case("2 workers against 1, client and upstream on the same cores", NS, 1.05, 1.0, workers, base="itself"),
     "tokens": Case("tokens and a limit for each user, to the same without", NS, 1.10, 1.0, tokens, base="itself"),
     "telemetry": Case("access log and traces, to the same without", NS, 1.10, 1.05, telemetry, base="itself"),
     "record": Case("everything on tapes, to the same without: the worker, and all threads", NS, 1.10, 1.05, record, base="itself"),

@@ -92,20 +92,40 @@ def sessions(proxy: Running, count: int, path: str) -> list[str]:
 
 
 def wrk(proxy: Running, callers: pathlib.Path, connections: int, seconds: float, words: list[str], threads: int = 1, settle: float = 0) -> dict:
-    """As fast as answers come, over connections that stay open."""
+    """As fast as answers come, over connections that stay open; a client on each core that the proxy has, if that is not one of its own."""
     machine.need("wrk", "wrk")
-    command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(LUA), proxy.url(), "--", str(callers), *words]
-    if proxy.setup.cores != machine.PROXY_CORE:
-        command = ["taskset", "-c", proxy.setup.cores, *command]
+    cores = [machine.CLIENT_CORE] if proxy.setup.cores == machine.PROXY_CORE else proxy.setup.cores.split(",")
+    command = ["wrk", f"-t{threads}", f"-c{connections // len(cores)}", f"-d{max(1, round(seconds))}s", "-s", str(LUA), proxy.url(), "--", str(callers), *words]
 
     def run() -> dict:
-        said = subprocess.run(command, capture_output=True, text=True)
+        clients = [subprocess.Popen(["taskset", "-c", core, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for core in cores]
+        said = [client.communicate()[0] for client in clients]
         # What still gathers belongs to this round.
         time.sleep(settle)
         try:
-            return json.loads(said.stdout.splitlines()[-1])
+            each = [json.loads(text.splitlines()[-1]) for text in said]
         except (IndexError, ValueError):
-            raise Failed(f"wrk through {proxy.name}: {said.stdout}{said.stderr}") from None
+            raise Failed(f"wrk through {proxy.name}: {said}") from None
+        counted = {name: sum(one[name] for one in each) for name in ("requests", "errors")}
+        return counted | {name: max(one[name] for one in each) for name in ("p50_us", "p99_us", "seconds")}
+
+    result, spent = measured(proxy, run)
+    if result["errors"]:
+        raise Failed(f"{proxy.name}: {result['errors']} of {result['requests']} requests failed")
+    return result | {"value": spent / result["requests"]}
+
+
+def loadtest(proxy: Running, scenario: str, seconds: float) -> dict:
+    """Ours, for what wrk cannot do: each connection is a user of its own, and one thread has them all."""
+    command = [str(machine.ROOT / "target/release/loadtest"), scenario, "--target", proxy.url(), "--threads", "1", "--quiet", "--json", "-"]
+
+    def run() -> dict:
+        said = subprocess.run([*command, "--duration", f"{max(1, round(seconds))}s"], capture_output=True, text=True)
+        if not said.stdout:
+            raise Failed(f"loadtest through {proxy.name}: {said.stderr}")
+        told = json.loads(said.stdout)["targets"][0]
+        times = {f"{name}_us": told["latency"][name] / 1000 for name in ("p50", "p99")}
+        return {"requests": told["requests"], "errors": told["errors"]} | times
 
     result, spent = measured(proxy, run)
     if result["errors"]:

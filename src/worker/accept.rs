@@ -21,6 +21,11 @@ use crate::net::{self, Either, race};
 const PAUSE: Duration = Duration::from_millis(50);
 /// Connections taken in one turn of the loop.
 const BATCH: usize = 32;
+/// Connections above well more than its share that a worker keeps.
+const SLACK: u64 = 2;
+/// The same of those that came to its CPU: clients come in bursts, one CPU's before those of the others, and a client with a few
+/// connections is served best by one worker.
+const SLACK_OF_CPU: u64 = 16;
 
 /// Ends the accept loop.
 pub struct Accepting {
@@ -62,8 +67,10 @@ async fn run(worker: Rc<Worker>, place: Place, stopped: oneshot::Receiver<()>) {
             return;
         }
     };
+    let mut slack = SLACK;
     if let Some(cpu) = place.cpu.filter(|_| worker.shared.workers.len() > 1) {
         listener.serve_cpu(cpu);
+        slack = SLACK_OF_CPU;
     }
     let mut stopped = pin!(stopped);
     loop {
@@ -71,7 +78,7 @@ async fn run(worker: Rc<Worker>, place: Place, stopped: oneshot::Receiver<()>) {
             Either::First(_) => break,
             Either::Second(ready) => ready,
         };
-        if ready.is_err() || !accept_batch(&worker, &listener) {
+        if ready.is_err() || !accept_batch(&worker, &listener, slack) {
             worker.cells.accept_pauses.add(1);
             net::sleep(PAUSE).await;
         }
@@ -83,7 +90,7 @@ async fn run(worker: Rc<Worker>, place: Place, stopped: oneshot::Receiver<()>) {
 }
 
 /// `false`: a pause is due.
-fn accept_batch(worker: &Rc<Worker>, listener: &Listener) -> bool {
+fn accept_batch(worker: &Rc<Worker>, listener: &Listener, slack: u64) -> bool {
     let cap = worker.shared.view.load().plan.limits.connections_max.min(worker.shared.descriptors_allow);
     for _ in 0..BATCH {
         // Counted before it is taken, so that two workers never take the last place at once.
@@ -96,7 +103,7 @@ fn accept_batch(worker: &Rc<Worker>, listener: &Listener) -> bool {
             Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => return false,
             Ok(Some((stream, peer))) => {
                 worker.cells.accepted.add(1);
-                match less_busy(worker, total) {
+                match less_busy(worker, total, slack) {
                     Some(other) => hand_over(worker, other, stream, peer),
                     None => connection::start(worker, stream, peer),
                 }
@@ -114,14 +121,14 @@ fn accept_batch(worker: &Rc<Worker>, listener: &Listener) -> bool {
 
 /// Whether a worker has well more than its share of `total` connections. Neither the kernel's hash nor the CPUs of packets are
 /// fair, and long streams stay where they fell.
-fn has_too_many(worker: &Worker, total: usize) -> bool {
+fn has_too_many(worker: &Worker, total: usize, slack: u64) -> bool {
     let mean = (total / worker.shared.workers.len()) as u64;
-    worker.cells.connections.value() > mean + mean / 4 + 2
+    worker.cells.connections.value() > mean + mean / 4 + slack
 }
 
 /// Whom a worker that has too many gives a new one.
-fn less_busy(worker: &Worker, total: usize) -> Option<usize> {
-    if !has_too_many(worker, total) {
+fn less_busy(worker: &Worker, total: usize, slack: u64) -> Option<usize> {
+    if !has_too_many(worker, total, slack) {
         return None;
     }
     let workers = worker.shared.workers.iter().enumerate();
