@@ -44,31 +44,8 @@ const READING: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventF
 
 thread_local! {
     static SOCKETS: RefCell<Sockets> = RefCell::default();
-    static AHEAD: RefCell<Ahead> = RefCell::default();
-}
-
-/// What was read ahead on this thread and not taken yet: few of many sockets have any.
-#[derive(Default)]
-struct Ahead {
-    buffers: Vec<Buffer>,
-    free: Vec<u32>,
-}
-
-impl Ahead {
-    /// Its number, from 1.
-    fn keep(&mut self, buffer: Buffer) -> u32 {
-        let number = self.free.pop().unwrap_or(self.buffers.len() as u32 + 1);
-        match self.buffers.get_mut(number as usize - 1) {
-            Some(place) => *place = buffer,
-            None => self.buffers.push(buffer),
-        }
-        number
-    }
-
-    fn drop(&mut self, number: u32) {
-        self.buffers[number as usize - 1] = Buffer::default();
-        self.free.push(number);
-    }
+    /// What was read ahead and not taken yet: few of many sockets have any.
+    static AHEAD: RefCell<Slab<Buffer>> = RefCell::default();
 }
 
 /// The registered sockets of a thread.
@@ -103,8 +80,8 @@ pub(super) struct State {
     readable: Cell<bool>,
     /// Who waits to read reads a message, into a small buffer: that may be done for him.
     wants_message: Cell<bool>,
-    /// The number of what was read ahead so; 0: nothing.
-    ahead: Cell<u32>,
+    /// What was read ahead so.
+    ahead: Cell<Option<Key>>,
     /// There may be more behind that.
     has_more: Cell<bool>,
     /// Reading ahead failed.
@@ -149,7 +126,7 @@ impl Readiness {
     /// # Errors
     /// What was read ahead would be lost.
     pub fn forget(self, socket: BorrowedFd<'_>) -> io::Result<()> {
-        if self.state.ahead.get() != 0 {
+        if self.state.ahead.get().is_some() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let epoll = SOCKETS.with_borrow(|sockets| sockets.epoll.clone());
@@ -216,7 +193,7 @@ impl State {
         self.foreseen.get().fetch();
         if self.wants_message.get() {
             turn::begin();
-            if self.ahead.get() == 0 && !self.read_ahead() {
+            if self.ahead.get().is_none() && !self.read_ahead() {
                 return self.reader.set(Some(reader));
             }
         }
@@ -233,7 +210,7 @@ impl State {
             Ok(0) => {}
             Ok(came) => {
                 self.has_more.set(came == room);
-                self.ahead.set(AHEAD.with_borrow_mut(|all| all.keep(buffer)));
+                self.ahead.set(Some(AHEAD.with_borrow_mut(|all| all.insert(buffer))));
             }
             Err(Errno::AGAIN) => {
                 self.found_nothing();
@@ -249,16 +226,13 @@ impl State {
     /// # Errors
     /// Reading ahead failed.
     pub fn ahead(&self, take: impl FnOnce(&mut Buffer) -> usize) -> Option<Result<usize, Errno>> {
-        let number = self.ahead.get();
-        if number == 0 {
-            return self.failed.take().map(Err);
-        }
+        let Some(key) = self.ahead.get() else { return self.failed.take().map(Err) };
         AHEAD.with_borrow_mut(|all| {
-            let ahead = &mut all.buffers[number as usize - 1];
+            let ahead = all.get_mut(key)?;
             let taken = take(ahead);
             if ahead.is_empty() {
-                all.drop(number);
-                self.ahead.set(0);
+                all.remove(key);
+                self.ahead.set(None);
                 self.readable.set(self.has_more.get() || self.ended.get());
             }
             Some(Ok(taken))
@@ -268,9 +242,9 @@ impl State {
 
 impl Drop for State {
     fn drop(&mut self) {
-        if self.ahead.get() != 0 {
+        if let Some(key) = self.ahead.get() {
             // A thread that is shutting down has nothing ahead any more.
-            let _ = AHEAD.try_with(|all| all.borrow_mut().drop(self.ahead.get()));
+            let _ = AHEAD.try_with(|all| all.borrow_mut().remove(key));
         }
     }
 }
