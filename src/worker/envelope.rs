@@ -13,6 +13,8 @@ use crate::wire::mcp::{self, Era};
 
 /// A body of which no more came yet waits in a small buffer, bytes.
 const SLOW_BYTES: usize = 1024;
+/// By how much the memory of a body grows at a time: what came is copied then, and what is to come takes none until it is written.
+const GROWTH: usize = 4;
 
 /// What the stages after this one need to know; the rest stays in the peek.
 #[derive(Clone, Copy, Debug)]
@@ -171,8 +173,8 @@ async fn read_up_to_the_limit(
             Err(_) => return Err(Refusal::BODY_TIMEOUT),
         }
         if intake.body.room() == 0 || seen <= SLOW_BYTES {
-            let doubled = (seen * 2).max(crate::net::buffer::SMALL_BYTES);
-            intake.body.make_room(if expected > seen { doubled.min(expected.max(SLOW_BYTES * 2)) } else { doubled });
+            let grown = (seen * GROWTH).max(crate::net::buffer::SMALL_BYTES);
+            intake.body.make_room(if expected > seen { grown.min(expected.max(SLOW_BYTES * 2)) } else { grown });
         }
         match within(plan.timeouts.body, fill(client, &mut intake.body)).await {
             Ok(Ok(1..)) => {}
