@@ -111,10 +111,19 @@ def empty_logs(options: Options) -> None:
 def edge(options: Options, others: list) -> list[Subject]:
     """Each connection is one of the users, and one thread of a client has them all."""
     subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "loadtest"], cwd=machine.ROOT, check=True)
-    (options.work / "tokens").write_text("".join(f"{token}\n" for token in idp(options, others)))
+    tokens, ready = idp(options, others), set()
+    (options.work / "tokens").write_text("".join(f"{token}\n" for token in tokens))
     words = {"tokens": options.work / "tokens", "baggage": "b" * 200}
     scenario = proxies.filled("users.toml", words, options.work / "users.toml")
-    return at_the_edge(options, others, lambda proxy: loads.loadtest(proxy, scenario, options.seconds))
+
+    def load(proxy: Running) -> dict:
+        if proxy.name not in ready:
+            # Once it has the keys.
+            loads.session(proxy, tokens[0])
+            ready.add(proxy.name)
+        return loads.loadtest(proxy, scenario, options.seconds)
+
+    return at_the_edge(options, others, load)
 
 
 def edge_threads(options: Options, others: list) -> list[Subject]:

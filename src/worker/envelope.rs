@@ -4,6 +4,7 @@ use super::connection::{Client, fill};
 use super::guard::Request;
 use super::refusal::Refusal;
 use crate::config::plan::Plan;
+use crate::net::buffer::SMALL_BYTES;
 use crate::net::{Buffer, within};
 use crate::wire::http1::body::BodyDecoder;
 use crate::wire::http1::framing::BodyLength;
@@ -173,8 +174,8 @@ async fn read_up_to_the_limit(
             Err(_) => return Err(Refusal::BODY_TIMEOUT),
         }
         if intake.body.room() == 0 || seen <= SLOW_BYTES {
-            let grown = (seen * GROWTH).max(crate::net::buffer::SMALL_BYTES);
-            intake.body.make_room(if expected > seen { grown.min(expected.max(SLOW_BYTES * 2)) } else { grown });
+            let most = if expected > seen { expected.max(SLOW_BYTES * 2) } else { limit + SMALL_BYTES };
+            intake.body.make_room((seen * GROWTH).max(SMALL_BYTES).min(most));
         }
         match within(plan.timeouts.body, fill(client, &mut intake.body)).await {
             Ok(Ok(1..)) => {}
