@@ -33,6 +33,14 @@ def measured(proxy: Running, work) -> tuple[dict, int]:
     return result | {"user_share": round(user / max(user + system, 1), 3)}, spent
 
 
+def a_request(proxy: Running, run) -> dict:
+    """The same for each of the requests that `run` made, none of which may have failed."""
+    result, spent = measured(proxy, run)
+    if result["errors"]:
+        raise Failed(f"{proxy.name}: {result['errors']} of {result['requests']} requests failed")
+    return result | {"value": spent / result["requests"]}
+
+
 # --- sessions
 
 
@@ -109,10 +117,7 @@ def wrk(proxy: Running, callers: pathlib.Path, connections: int, seconds: float,
         counted = {name: sum(one[name] for one in each) for name in ("requests", "errors")}
         return counted | {name: max(one[name] for one in each) for name in ("p50_us", "p99_us", "seconds")}
 
-    result, spent = measured(proxy, run)
-    if result["errors"]:
-        raise Failed(f"{proxy.name}: {result['errors']} of {result['requests']} requests failed")
-    return result | {"value": spent / result["requests"]}
+    return a_request(proxy, run)
 
 
 def loadtest(proxy: Running, scenario: str, seconds: float) -> dict:
@@ -127,10 +132,7 @@ def loadtest(proxy: Running, scenario: str, seconds: float) -> dict:
         times = {f"{name}_us": told["latency"][name] / 1000 for name in ("p50", "p99")}
         return {"requests": told["requests"], "errors": told["errors"]} | times
 
-    result, spent = measured(proxy, run)
-    if result["errors"]:
-        raise Failed(f"{proxy.name}: {result['errors']} of {result['requests']} requests failed")
-    return result | {"value": spent / result["requests"]}
+    return a_request(proxy, run)
 
 
 def fixed(proxy: Running, session: str, rate: int, seconds: float, work: pathlib.Path) -> dict:
@@ -154,10 +156,10 @@ def fixed(proxy: Running, session: str, rate: int, seconds: float, work: pathlib
         return {"requests": len(lines), "errors": sum(line[1] != "200" for line in lines),
                 "p50_us": taken[len(taken) // 2], "p99_us": taken[len(taken) * 99 // 100]}
 
-    result, spent = measured(proxy, run)
-    if result["errors"] or result["requests"] < rate * seconds * 0.95:
-        raise Failed(f"{proxy.name}: {result['requests']} requests of {rate * seconds:.0f}, {result['errors']} failed")
-    return result | {"value": spent / result["requests"]}
+    result = a_request(proxy, run)
+    if result["requests"] < rate * seconds * 0.95:
+        raise Failed(f"{proxy.name}: {result['requests']} requests of {rate * seconds:.0f}")
+    return result
 
 
 # --- handshakes
