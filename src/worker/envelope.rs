@@ -164,7 +164,7 @@ async fn read_up_to_the_limit(
             BodyLength::Length(length) => (length as usize).min(limit + 1),
             _ => 0,
         };
-        // Memory follows what came, not what was announced: a slow client costs little more than it sent.
+        // Memory follows what came, not what was announced: a slow client costs a few times what it sent.
         if seen <= SLOW_BYTES {
             intake.body = Buffer::head(intake.body.bytes());
         }
